@@ -1,0 +1,72 @@
+"""Engines turn token ids into Completions; Chats turn messages into replies.
+
+All that trains goes through an Engine, because only ids with their log-probabilities can be trained
+on without re-tokenising. A Chat serves what takes no ids: HTTP APIs for evaluation, filtering,
+judging. The implementations are one file each; this page holds what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from reasonkit.records import Completion, FinishReason, Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENGINES: dict[str, str] = {
+    "transformers": "reasonkit.engines.transformers:TransformersEngine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw one completion."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply (kept in it). The model's own end-of-turn tokens always do."""
+    seed: int = 0
+    """Decides this request's draws, whatever else is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a Chat answered, or what an Env is shown of a Completion: text, never tokens."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class WeightSource(Protocol):
+    """Named tensors to load into an engine, under the names that the model's own state dict uses."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
+
+
+class Engine(Protocol):
+    """Async; one prompt a call, batching is the engine's business."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion: ...
+
+    async def load_weights(self, weights: WeightSource, version: int) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Chat(Protocol):
+    """Messages in, text out: an HTTP API, or an Engine with its tokenizer."""
+
+    async def reply(self, messages: list[Message], sampling: Sampling) -> Reply: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,18 @@
+"""The plainest Env: the record's prompt, one reply, done. The verdict is the verifier's business."""
+
+from __future__ import annotations
+
+from reasonkit.engines import Reply
+from reasonkit.envs import Step
+from reasonkit.records import Message, Record
+
+
+class SingleTurn:
+    async def reset(self, record: Record, seed: int) -> list[Message]:
+        return list(record.prompt)
+
+    async def step(self, reply: Reply) -> Step:
+        return Step(done=True)
+
+    async def close(self) -> None:
+        pass

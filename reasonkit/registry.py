@@ -1,0 +1,45 @@
+"""One way to turn a name into an object: literal tables `name -> "module:attribute"`, imported on look-up.
+
+Tables keep `--help` fast (nothing is imported to list names) and make every name greppable. Wherever
+a table is used, a user's own `package.module:attribute` is accepted too, from the current directory as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from reasonkit.errors import UsageError, nearest
+
+
+def load(target: str) -> Any:
+    """The object that `module:attribute` names."""
+    module_name, _, attribute = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise  # the module exists; something that it imports does not
+        raise UsageError(
+            f"'{target}' names a module that cannot be imported: {error}",
+            "write it as package.module:attribute, importable from the current directory",
+        ) from error
+    if attribute not in vars(module):
+        raise UsageError(
+            f"module '{module_name}' has no attribute '{attribute}'", nearest(attribute, vars(module))
+        )
+    return vars(module)[attribute]
+
+
+def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
+    """The object registered under `name`, or the one that a user's `module:attribute` names."""
+    if name in table:
+        return load(table[name])
+    if ":" in name:
+        return load(name)
+    raise UsageError(f"unknown {kind} '{name}'", nearest(name, table))
