@@ -30,11 +30,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "doctor": Command(
-        "reasonkit.cli.doctor:doctor", "Say what this machine can do, and mend what it cannot."
+        "reasonkit.cli.doctor:doctor", "Say what this machine can do, and how to mend the rest."
     ),
-    "list": Command(
-        "reasonkit.cli.discover:list_names", "List presets, runs, data, verifiers, envs, rewards."
-    ),
+    "list": Command("reasonkit.cli.discover:list_names", "List every name that another command takes."),
     "show": Command("reasonkit.cli.discover:show", "Print one preset, run or name in full."),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
     "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
@@ -45,7 +43,7 @@ COMPLETION_VARIABLE = "_REASONKIT_COMPLETE"
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
-    """The app for this invocation: the command that was asked for is real, the others are names with a line of help."""
+    """The app for this invocation: the wanted command is real, the others are names with a line of help."""
     app = typer.Typer(
         name="reasonkit",
         help="Reinforcement learning with verifiable rewards: data, verifiers, training, evaluation, judge.",
@@ -81,11 +79,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Say more; -vv says everything.")
-    ] = 0,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more (-vv: all).")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")] = False,
 ) -> None:
     from reasonkit.log import configure
@@ -94,7 +90,7 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 known failure, 2 usage, 3 partly done, 128 + signal stopped."""
+    """Run the command line and exit: 0 done, 1 known failure, 2 usage, 3 partly done, 128 + a signal."""
     signal.signal(signal.SIGTERM, _terminated)
     debug = os.environ.get("REASONKIT_DEBUG") == "1"
     try:
