@@ -1,7 +1,7 @@
 """The schema of a recipe: every key that fixes a run, each documented where it stands.
 
-At most 80 keys, checked by a test; an unknown key is an error. Conflicts between keys are found here, at load,
-with both offending values. config.py fills this in; nothing else reads YAML.
+At most 80 keys, checked by a test; an unknown key is an error. Conflicts between keys are found here,
+at load, with both offending values. config.py fills this in; nothing else reads YAML.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Settings(BaseModel):
 
 class ModelConfig(Settings):
     path: str | None = None
-    """A Hugging Face model folder, a run (`RUN` or `RUN@step`) or a Hub id. Null when `init` makes the model."""
+    """A Hugging Face model folder, a run (`RUN`, `RUN@step`) or a Hub id. Null when `init` makes the model."""
     init: dict[str, Any] | None = None
     """Make a new model with random weights from these `transformers` configuration fields (`model_type` names
     the architecture)."""
@@ -136,7 +136,7 @@ class TrainConfig(Settings):
     lr_warmup: Annotated[int, Field(ge=0)] = 0
     """Optimizer updates over which the rate rises linearly from 0."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: hold the rate, or let it fall to a tenth (cosine) or to 0 (linear) by the last update."""
+    """After the warm-up: hold the rate, or let it fall to a tenth (cosine) or 0 (linear) by the last update."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     weight_decay: NonNegative = 0.01
@@ -192,7 +192,7 @@ class Recipe(Settings):
     rollout: RolloutConfig = RolloutConfig()
     """How replies are sampled."""
     reward: dict[str, float] = {"correctness": 1.0}
-    """Parts of the reward and their weights (`reasonkit list rewards`); a user's `module:function` works too."""
+    """Parts of the reward and their weights (`reasonkit list rewards`), or a user's `module:function`."""
     loss: LossConfig = LossConfig()
     """The policy loss."""
     train: TrainConfig = TrainConfig()
@@ -218,8 +218,8 @@ class Recipe(Settings):
             )
         if self.updates_per_rollout % (train.prompts // self.mini_batch):
             raise ValueError(
-                f"train.updates_per_rollout ({train.updates_per_rollout}) is no whole number of passes: one pass "
-                f"takes train.prompts / train.mini_batch = {train.prompts // self.mini_batch} updates"
+                f"train.updates_per_rollout ({train.updates_per_rollout}) is no whole number of passes: "
+                f"one pass takes train.prompts / train.mini_batch = {train.prompts // self.mini_batch} updates"
             )
         if not self.reward:
             raise ValueError("reward has no part; correctness: 1.0 rewards the verdict's score")

@@ -116,7 +116,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One append-only token sequence of a rollout. `mask` is 1 on sampled tokens, 0 on prompt and environment."""
+    """One append-only token sequence of a rollout. `mask`: 1 on sampled tokens, 0 on prompt and environment."""
 
     ids: tuple[int, ...]
     mask: tuple[int, ...]
@@ -203,7 +203,7 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Record:
-    """A Record from one row of a record file that reasonkit wrote. Foreign rows go through data's adapters."""
+    """A Record from a row of a record file that reasonkit wrote. Foreign rows go through data's adapters."""
     extra: dict[str, Any] = json.loads(row["extra_info"])
     verifier = extra.pop("verifier", None)
     if row["ability"]:

@@ -7,9 +7,9 @@ a table is used, a user's own `package.module:attribute` is accepted too, from t
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from reasonkit.errors import UsageError, nearest
@@ -18,8 +18,8 @@ from reasonkit.errors import UsageError, nearest
 def load(target: str) -> Any:
     """The object that `module:attribute` names."""
     module_name, _, attribute = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -117,7 +117,7 @@ class RunDir:
 
 
 def create(recipe_name: str, out: Path | None) -> RunDir:
-    """A new run folder: `out`, or ./runs/<recipe>-<time>. An existing one is an error: nothing is overwritten."""
+    """A new run folder: `out`, or ./runs/<recipe>-<time>. An existing run is an error, never overwritten."""
     path = out or Path("runs") / f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if (path / "run.json").exists():

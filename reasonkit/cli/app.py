@@ -84,6 +84,7 @@ def _root(
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more (-vv: all).")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")] = False,
 ) -> None:
+    del version  # its callback has already printed and exited
     from reasonkit.log import configure
 
     configure(-1 if quiet else verbose)
