@@ -23,7 +23,7 @@ class Settings(BaseModel):
 
 class ModelConfig(Settings):
     path: str | None = None
-    """A Hugging Face model folder, a run (`RUN`, `RUN@step`) or a Hub id. Null when `init` makes the model."""
+    """A Hugging Face model folder, a run (`RUN`, `RUN@step`) or a Hub id; null when `init` makes one."""
     init: dict[str, Any] | None = None
     """Make a new model with random weights from these `transformers` configuration fields (`model_type` names
     the architecture)."""
@@ -105,6 +105,13 @@ class RolloutConfig(Settings):
     """The run stops, saying what failed, when more than this fraction of a batch's rollouts fails."""
 
 
+class RewardPart(Settings):
+    weight: float = 1.0
+    """What the part is multiplied with before the parts are summed."""
+    options: dict[str, Any] = {}
+    """What the part itself understands (`reasonkit show REWARD`)."""
+
+
 class LossConfig(Settings):
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"] = "token_mean"
     """How token losses become one number; `constant` divides by sequences × rollout.max_tokens (Dr.GRPO)."""
@@ -136,7 +143,7 @@ class TrainConfig(Settings):
     lr_warmup: Annotated[int, Field(ge=0)] = 0
     """Optimizer updates over which the rate rises linearly from 0."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: hold the rate, or let it fall to a tenth (cosine) or 0 (linear) by the last update."""
+    """After the warm-up: hold, or fall to a tenth (cosine) or to 0 (linear) by the last update."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     weight_decay: NonNegative = 0.01
@@ -166,10 +173,6 @@ class CheckpointConfig(Settings):
 
 
 class LogConfig(Settings):
-    trackers: list[str] = []
-    """Where metrics go besides metrics.jsonl: `wandb`, `trackio`, `tensorboard`."""
-    project: str = "reasonkit"
-    """The tracker's project."""
     rollouts: Annotated[int, Field(ge=0)] = 1
     """Every how many steps the rollouts are written to the run folder; 0 never."""
 
@@ -191,7 +194,7 @@ class Recipe(Settings):
     """Imitate demonstrations first, until a measured gate opens; null starts with RL."""
     rollout: RolloutConfig = RolloutConfig()
     """How replies are sampled."""
-    reward: dict[str, float] = {"correctness": 1.0}
+    reward: dict[str, float | RewardPart] = {"correctness": 1.0}
     """Parts of the reward and their weights (`reasonkit list rewards`), or a user's `module:function`."""
     loss: LossConfig = LossConfig()
     """The policy loss."""
@@ -219,7 +222,7 @@ class Recipe(Settings):
         if self.updates_per_rollout % (train.prompts // self.mini_batch):
             raise ValueError(
                 f"train.updates_per_rollout ({train.updates_per_rollout}) is no whole number of passes: "
-                f"one pass takes train.prompts / train.mini_batch = {train.prompts // self.mini_batch} updates"
+                f"one pass over train.prompts takes {train.prompts // self.mini_batch} updates"
             )
         if not self.reward:
             raise ValueError("reward has no part; correctness: 1.0 rewards the verdict's score")

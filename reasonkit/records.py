@@ -116,7 +116,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One append-only token sequence of a rollout. `mask`: 1 on sampled tokens, 0 on prompt and environment."""
+    """One append-only token sequence. `mask` is 1 on sampled tokens, 0 on prompt and environment."""
 
     ids: tuple[int, ...]
     mask: tuple[int, ...]
@@ -132,11 +132,14 @@ class Segment:
             )
 
 
+Stage = Literal["generate", "env", "verify", "reward"]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt gave no usable sample: the stage that failed, and the cause in words."""
 
-    stage: Literal["generate", "env", "verify", "reward"]
+    stage: Stage
     cause: str
 
 
