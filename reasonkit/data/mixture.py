@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import xxhash
 
 from reasonkit.errors import ReasonkitError
-from reasonkit.records import Record
+from reasonkit.records import Record, dumps, to_row
 from reasonkit.seeding import derive_seed
 
 
@@ -76,7 +76,7 @@ class ListFeed:
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of `size` positions. Sorting by a hash, unlike `random.shuffle`, is the same in every Python."""
+    """A permutation of `size` positions: sorted by a hash, so that it is the same in every Python."""
     key = derive_seed(seed, "data order", epoch)
     return sorted(
         range(size), key=lambda index: (xxhash.xxh3_64_intdigest(index.to_bytes(8, "big"), key), index)
@@ -84,8 +84,8 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def fingerprint(records: Sequence[Record]) -> str:
-    """What the records are and how they are ordered, in 16 digits; blind to prompts that keep their uid."""
+    """What the records say and how they are ordered, in a few digits."""
     digest = xxhash.xxh3_64()
     for record in records:
-        digest.update(f"{record.source}\x1f{record.uid}\x1e")
+        digest.update(dumps(to_row(record)).encode())
     return f"{len(records)}:{digest.hexdigest()}"
