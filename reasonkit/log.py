@@ -31,3 +31,8 @@ def also_to(path: Path) -> logging.Handler:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     return handler
+
+
+def remove(handler: logging.Handler) -> None:
+    logging.getLogger(ROOT).removeHandler(handler)
+    handler.close()

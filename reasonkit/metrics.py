@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a step, flushed as it is written, so that a kill loses at most the last line."""
+"""metrics.jsonl: one JSON object a step, flushed as it is written, so that a kill loses at most a line."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return float(f"{value:.7g}") if math.isfinite(value) else None
     return value

@@ -1,0 +1,95 @@
+"""`reasonkit train`: resolve the recipe, start or resume the run, show it, write the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reasonkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from reasonkit.rundir import RunDir
+    from reasonkit.train.launch import Outcome
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe file.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="A shipped recipe (reasonkit list presets).")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Override a key: --set train.steps=20", metavar="A.B=C"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; default ./runs/<recipe>-<time>.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue this run folder from its last checkpoint.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve, check and print what would run; load no model.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+) -> None:
+    """Train a model by a preset or a recipe file, or continue a run.
+
+    Examples:
+
+      reasonkit train --preset tiny
+
+      reasonkit train my.yaml --set train.steps=50 --out runs/mine
+
+      reasonkit train --resume runs/mine
+    """
+    from reasonkit.cli.output import emit_json
+
+    if sum(given is not None for given in (recipe, preset, resume)) != 1:
+        raise UsageError(
+            "give exactly one of: a recipe file, --preset NAME, --resume RUN", "reasonkit train --preset tiny"
+        )
+    if resume is not None and (set_ or out or dry_run):
+        raise UsageError("--resume continues a run as it was: --set, --out and --dry-run do not go with it")
+    if dry_run:
+        _dry_run(preset or str(recipe), set_ or [], json_)
+        return
+    outcome = _run(preset or recipe, set_ or [], out, resume)
+    if json_:
+        emit_json(outcome.as_json())
+
+
+def _run(name: str | None, overrides: list[str], out: Path | None, resume: Path | None) -> Outcome:
+    from reasonkit.cli.live import print_outcome, watch
+    from reasonkit.config import resolve_recipe
+    from reasonkit.report import write_report
+    from reasonkit.rundir import RunDir, create
+
+    if resume is None:
+        assert name is not None
+        recipe = resolve_recipe(name, overrides).recipe
+        folder = create(recipe.name, out)
+    else:
+        folder = RunDir(resume)
+        if folder.info()["state"] == "finished":
+            return _already_finished(folder)
+
+    with watch(f"reasonkit train: {folder.path}") as observer:
+        observer.phase("loading torch")
+        from reasonkit.train.launch import resume_run, start_run
+
+        outcome = start_run(recipe, folder, observer) if resume is None else resume_run(folder, observer)
+        observer.phase("writing the report")
+        write_report([folder.path], folder.report)
+        observer.phase("done")
+    print_outcome(outcome)
+    return outcome
+
+
+def _already_finished(folder: RunDir) -> Outcome:
+    from reasonkit.cli.output import say
+    from reasonkit.train.launch import outcome_of
+
+    outcome = outcome_of(folder)
+    say(f"{folder.path} is finished ({outcome.steps} steps); nothing was changed")
+    return outcome

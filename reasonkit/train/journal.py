@@ -1,0 +1,168 @@
+"""What a run writes down as it goes: metrics, rollouts, validations, and a word to whoever watches.
+
+Reads nothing and decides nothing. The formats are those of the run folder (docs/reference/run-folder.md).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reasonkit.evaluate.validation import Validation
+from reasonkit.metrics import MetricsFile
+from reasonkit.recipe import LogConfig
+from reasonkit.records import Group, Rollout, Status, dumps
+from reasonkit.rundir import RunDir, atomic_file, write_json
+from reasonkit.train.learner import StepStats
+
+
+class Observer(Protocol):
+    """Whoever watches a run: a live display, plain lines, or nobody. Told, never asked."""
+
+    def phase(self, name: str) -> None: ...
+
+    def warmup(self, update: int, limit: int, numbers: dict[str, float]) -> None: ...
+
+    def step(self, row: dict[str, Any], steps: int, groups: Sequence[Group]) -> None: ...
+
+    def validation(self, result: Validation) -> None: ...
+
+
+class Journal:
+    """Written at step boundaries only, so that cutting it back to a checkpoint's step is exact."""
+
+    def __init__(self, folder: RunDir, log: LogConfig, steps: int, observer: Observer) -> None:
+        self._folder = folder
+        self._log = log
+        self._steps = steps
+        self._observer = observer
+        self._metrics = MetricsFile(folder.metrics)
+        self._spent: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The run's time so far, earlier sittings included."""
+        return time.monotonic() - self._started
+
+    def start_at(self, seconds: float) -> None:
+        """Count on from what earlier sittings took."""
+        self._started = time.monotonic() - seconds
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._spent[part] = time.perf_counter() - started
+
+    def step(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        advantages: Sequence[Sequence[float]],
+        stats: Sequence[StepStats],
+    ) -> None:
+        row = {
+            "step": step,
+            "time": self.seconds,
+            **summarise(groups),
+            **_mean_stats(stats),
+            **self._speed(groups),
+        }
+        self._metrics.write(row)
+        if self._log.rollouts and step % self._log.rollouts == 0:
+            self._write_rollouts(step, groups, advantages)
+        self._observer.step(row, self._steps, groups)
+
+    def validation(self, result: Validation) -> None:
+        write_json(self._folder.evaluation(result.step), result.as_json())
+        self._observer.validation(result)
+
+    def close(self) -> None:
+        self._metrics.close()
+
+    def _speed(self, groups: Sequence[Group]) -> dict[str, float]:
+        tokens = sum(rollout.sampled_tokens for group in groups for rollout in group.rollouts)
+        total = sum(self._spent.values())
+        seconds = {f"seconds_{part}": spent for part, spent in self._spent.items()}
+        self._spent = {}
+        return {
+            **seconds,
+            "tokens_rollout": float(tokens),
+            "tokens_per_second": tokens / total if total else 0.0,
+        }
+
+    def _write_rollouts(
+        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        rows = [
+            _row(step, group, rollout, advantage)
+            for group, row in zip(groups, advantages, strict=True)
+            for rollout, advantage in zip(group.rollouts, row, strict=True)
+        ]
+        with atomic_file(self._folder.rollouts(step)) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+
+
+def summarise(groups: Sequence[Group]) -> dict[str, Any]:
+    """The numbers of one rollout batch: what was earned, how long it was, what went wrong."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scored = [rollout for rollout in rollouts if rollout.ok]
+    verdicts = [rollout.verdict for rollout in scored if rollout.verdict is not None]
+    lengths = [rollout.sampled_tokens for rollout in scored]
+    names = sorted({name for rollout in scored for name in rollout.parts})
+    flat = [group for group in groups if len(set(group.rewards)) <= 1]
+    return {
+        "reward": _mean([rollout.reward for rollout in scored]),
+        "accuracy": _mean([verdict.score for verdict in verdicts]),
+        "parts": {name: _mean([rollout.parts.get(name, 0.0) for rollout in scored]) for name in names},
+        "length_mean": _mean(lengths),
+        "length_max": float(max(lengths, default=0)),
+        "truncated": _mean([rollout.truncated for rollout in scored]),
+        "no_answer": _mean([verdict.status is Status.NO_ANSWER for verdict in verdicts]),
+        "verify_timeout": _mean([verdict.status is Status.TIMEOUT for verdict in verdicts]),
+        "failed": _mean([not rollout.ok for rollout in rollouts]),
+        "zero_variance": len(flat) / len(groups),
+        "seconds_verify": sum(rollout.timings.get("verify", 0.0) for rollout in rollouts),
+    }
+
+
+def _row(step: int, group: Group, rollout: Rollout, advantage: float) -> dict[str, Any]:
+    verdict = rollout.verdict
+    return {
+        "step": step,
+        "uid": rollout.uid,
+        "sample": rollout.sample,
+        "prompt": group.record.prompt[-1]["content"],
+        "text": rollout.text,
+        "status": str(verdict.status) if verdict else "error",
+        "score": verdict.score if verdict else None,
+        "reason": verdict.reason if verdict else "",
+        "answer": verdict.answer if verdict else None,
+        "gold": group.record.answer if isinstance(group.record.answer, str) else dumps(group.record.answer),
+        "reward": rollout.reward,
+        "parts": dumps(dict(rollout.parts)),
+        "finish_reason": rollout.finish_reason,
+        "length": rollout.sampled_tokens,
+        "advantage": advantage,
+        "failure": f"{rollout.failure.stage}: {rollout.failure.cause}" if rollout.failure else None,
+        "segments": json.dumps([asdict(segment) for segment in rollout.segments]),
+    }
+
+
+def _mean_stats(stats: Sequence[StepStats]) -> dict[str, float]:
+    names = {name for each in stats for name in each.metrics}
+    return {
+        name: _mean([each.metrics[name] for each in stats if name in each.metrics]) for name in sorted(names)
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

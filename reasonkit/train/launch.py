@@ -1,0 +1,266 @@
+"""Before and after the loop: make a run's parts from its recipe, and carry it from warm-up to outcome.
+
+    folder -> data -> model -> engine, learner, rollouts -> warm-up -> "before" -> the loop -> "after"
+
+Every stage leaves its result in the run folder and is passed over when the result is there, so that
+resuming is the same walk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reasonkit import __version__, log
+from reasonkit.advantages import ADVANTAGES
+from reasonkit.config import dump_recipe, load_recipe
+from reasonkit.data.load import prepare, read_all, sha256
+from reasonkit.data.mixture import ListFeed
+from reasonkit.dialogue import Dialogue
+from reasonkit.engines import ENGINES
+from reasonkit.envs import ENVS
+from reasonkit.errors import ReasonkitError, Stopped
+from reasonkit.recipe import Recipe
+from reasonkit.registry import resolve
+from reasonkit.rewards import RewardSum
+from reasonkit.rollouts import Rollouts
+from reasonkit.rundir import RunDir, atomic_folder, write_text
+from reasonkit.train.checkpoint import load_checkpoint
+from reasonkit.train.journal import Journal, Observer
+from reasonkit.train.learner import LocalLearner
+from reasonkit.train.loop import train
+from reasonkit.train.model import load_model, load_tokenizer, make_model
+from reasonkit.train.run import Run
+from reasonkit.train.warmup import warm_up
+from reasonkit.verifiers import Grader
+
+LOGGER = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "numpy", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished run has to say."""
+
+    folder: RunDir
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    steps: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder.path),
+            "before": self.before,
+            "after": self.after,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "report": str(self.folder.report),
+        }
+
+
+def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
+    """A new run in an empty folder."""
+    threads = recipe.train.threads or torch.get_num_threads()
+    write_text(folder.recipe, dump_recipe(recipe))
+    folder.update_info(
+        state="running",
+        recipe=recipe.name,
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        version=__version__,
+        seed=recipe.seed,
+        step=0,
+        steps=recipe.train.steps,
+        threads=threads,
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        platform=platform.platform(),
+    )
+    return _carry_out(recipe, folder, observer)
+
+
+def resume_run(folder: RunDir, observer: Observer) -> Outcome:
+    """The same walk again, from the last complete checkpoint."""
+    recipe = load_recipe(folder.recipe)
+    folder.remove_leftovers()
+    return _carry_out(recipe, folder, observer)
+
+
+def outcome_of(folder: RunDir) -> Outcome:
+    """What a finished run said when it finished."""
+    info = folder.info()
+    return Outcome(folder, info["before"], info["after"], info["steps"], info["seconds"])
+
+
+def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
+    torch.set_num_threads(folder.info()["threads"])
+    folder.update_info(state="running", pid=os.getpid(), host=socket.gethostname())
+    with _recorded(folder):
+        return asyncio.run(_walk(recipe, folder, observer))
+
+
+@contextlib.contextmanager
+def _recorded(folder: RunDir) -> Iterator[None]:
+    """Keep the run's log, and its state true however it ends (except by kill -9: `list runs` sees that)."""
+    handler = log.also_to(folder.log)
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt, asyncio.CancelledError) as stopped:
+        folder.update_info(state="stopped")
+        if isinstance(stopped, Stopped) and stopped.hint:
+            raise
+        raise Stopped(
+            signal.SIGINT if not isinstance(stopped, Stopped) else stopped.exit_code - 128,
+            "stopped before the first checkpoint",
+            f"reasonkit train --resume {folder.path}   (it starts again from the beginning)",
+        ) from None
+    except ReasonkitError as error:
+        folder.update_info(state="failed", error=error.message)
+        raise
+    finally:
+        log.remove(handler)
+
+
+async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
+    async with _assembled(recipe, folder, observer) as run:
+        if not folder.checkpoints():
+            await _begin(run, observer)
+        else:
+            await _continue(run)
+        with _stoppable(run):
+            if run.held_out and not folder.evaluation(0).exists():
+                observer.phase("validating before training")
+                await run.validate("before")
+            observer.phase("training")
+            await train(run)
+            if run.held_out:
+                observer.phase("validating after training")
+                await run.validate("after")
+            await run.checkpoint()
+        return _finish(run)
+
+
+@contextlib.asynccontextmanager
+async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> AsyncIterator[Run]:
+    """The run's parts, opened; closed again however the run ends."""
+    observer.phase("building data")
+    train_files = prepare(recipe.data.train, "train", folder.data, recipe.seed)
+    held_files = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
+    folder.update_info(datasets={str(file): sha256(file) for file in (*train_files, *held_files)})
+
+    path = _model_path(recipe, folder, observer)
+    tokenizer = load_tokenizer(path)
+    dtype = getattr(torch, recipe.model.dtype)
+    engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path(
+        path, dtype=dtype, max_slots=recipe.rollout.slots
+    )
+    async with Grader() as grader:
+        rollouts = Rollouts(
+            engine,
+            Dialogue(tokenizer),
+            partial(resolve, "environment", recipe.rollout.env, ENVS),
+            grader.verify,
+            RewardSum(recipe.reward),
+            recipe.rollout,
+            context=recipe.model.context,
+            seed=recipe.seed,
+        )
+        journal = Journal(folder, recipe.log, recipe.train.steps, observer)
+        run = Run(
+            recipe=recipe,
+            folder=folder,
+            feed=ListFeed(read_all(recipe.data.train, train_files), recipe.seed),
+            rollouts=rollouts,
+            advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
+            learner=LocalLearner(load_model(path, dtype), recipe),
+            engine=engine,
+            held_out=read_all(recipe.data.held_out, held_files),
+            journal=journal,
+        )
+        try:
+            yield run
+        finally:
+            journal.close()
+            await engine.close()
+
+
+def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
+    """The folder of the starting model; a recipe with `init` makes it once, in the run folder."""
+    if recipe.model.init is None:
+        return Path(str(recipe.model.path)).expanduser()
+    if not folder.model.exists():
+        observer.phase("making the model")
+        with atomic_folder(folder.model) as temporary:
+            make_model(recipe.model, temporary, recipe.seed)
+    return folder.model
+
+
+async def _begin(run: Run, observer: Observer) -> None:
+    """Warm up where the recipe says so. Step 0 is the first boundary: a run is resumed from it."""
+    if run.recipe.warmup is not None:
+        observer.phase("warming up on imperfect demonstrations")
+        await warm_up(run, run.recipe.warmup, observer)
+    await run.checkpoint()
+
+
+async def _continue(run: Run) -> None:
+    """Go back to the newest checkpoint: what was written down after it is written again, identically."""
+    step = run.folder.checkpoints()[-1]
+    run.folder.forget_after(step)
+    state = await load_checkpoint(run.folder.checkpoint(step), run.learner)
+    await run.engine.load_weights(run.learner.weights(), version=step)
+    run.feed.restore(state["feed"])
+    run.finish(step)
+    run.best = tuple(state["best"]) if state["best"] else None
+    run.journal.start_at(state["seconds"])
+    LOGGER.info("resumed from step %d of %s", step, run.folder.path)
+
+
+@contextlib.contextmanager
+def _stoppable(run: Run) -> Iterator[None]:
+    """From here on, Ctrl-C and SIGTERM end the run after a checkpoint."""
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, run.ask_to_stop, signum)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+
+
+def _finish(run: Run) -> Outcome:
+    before, after = (_validated(run.folder, step) for step in (0, run.recipe.train.steps))
+    run.folder.update_info(
+        state="finished",
+        step=run.step,
+        seconds=run.journal.seconds,
+        before=before,
+        after=after,
+        best=run.best[1] if run.best else None,
+    )
+    return outcome_of(run.folder)
+
+
+def _validated(folder: RunDir, step: int) -> dict[str, Any] | None:
+    """The numbers of a validation, without its items."""
+    if not folder.evaluation(step).exists():
+        return None
+    content = json.loads(folder.evaluation(step).read_text(encoding="utf-8"))
+    return {"sampled": content["sampled"], "greedy": content["greedy"]}

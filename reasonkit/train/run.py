@@ -1,0 +1,125 @@
+"""One training run in progress: its parts, its position, and what to do at a step's boundary.
+
+A boundary is where learner, engine and feed agree: checkpoints exist only there. Ctrl-C and SIGTERM
+come into effect there too: rollouts under way are thrown away (they are sampled again, identically, on
+resume), an optimizer step under way is finished first. How the parts are made is launch.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from reasonkit.advantages import Advantage
+from reasonkit.data.mixture import Feed
+from reasonkit.engines import Engine
+from reasonkit.errors import Stopped
+from reasonkit.evaluate.validation import Validation, validate
+from reasonkit.recipe import Recipe
+from reasonkit.records import Group, Record
+from reasonkit.rollouts import Draw, Rollouts
+from reasonkit.rundir import RunDir
+from reasonkit.train.checkpoint import keep_only, save_checkpoint
+from reasonkit.train.journal import Journal
+from reasonkit.train.learner import Learner
+from reasonkit.train.packing import Batch, assemble, mini_batches
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Run:
+    recipe: Recipe
+    folder: RunDir
+    feed: Feed
+    rollouts: Rollouts
+    advantage: Advantage
+    learner: Learner
+    engine: Engine
+    held_out: Sequence[Record]
+    journal: Journal
+    step: int = 0
+    """The last finished step."""
+    best: tuple[float, int] | None = None
+    """The highest validation accuracy so far, and its step."""
+    _cursor: dict[str, Any] = field(default_factory=dict)
+    """The feed's state at the boundary, so that a checkpoint is right although rollouts have drawn on."""
+    _sampling: asyncio.Task[Any] | None = None
+    _stop: int | None = None
+    """The signal that asked to stop."""
+
+    def __post_init__(self) -> None:
+        self._cursor = dict(self.feed.state())
+
+    async def sample(self, records: Sequence[Record], step: int) -> list[Group]:
+        draw = Draw("train", step, self.recipe.rollout.n)
+        return await self._interruptible(self.rollouts.groups(records, draw))
+
+    def pack(self, groups: Sequence[Group], advantages: list[list[float]]) -> list[Batch]:
+        """The optimizer updates of one rollout batch: whole groups a mini-batch, as many passes as asked."""
+        samples = assemble(groups, advantages, skip_zero_advantage=self.recipe.train.skip_zero_advantage)
+        one_pass = mini_batches(samples, self.recipe.mini_batch)
+        return one_pass * (
+            self.recipe.updates_per_rollout // (self.recipe.train.prompts // self.recipe.mini_batch)
+        )
+
+    def due(self, every: int) -> bool:
+        """Whether something done `every` steps is due now. The last step is left to the run's end."""
+        return every > 0 and self.step % every == 0 and self.step < self.recipe.train.steps
+
+    def finish(self, step: int) -> None:
+        self.step, self._cursor = step, dict(self.feed.state())
+
+    async def validate(self, phase: str) -> Validation:
+        samples = self.recipe.validation.samples
+        result = await self._interruptible(validate(self.rollouts, self.held_out, samples, self.step, phase))
+        self.journal.validation(result)
+        if self.best is None or result.sampled.value > self.best[0]:
+            self.best = (result.sampled.value, self.step)
+            if self.recipe.validation.every:
+                await self.checkpoint()
+        return result
+
+    async def checkpoint(self) -> None:
+        """Save everything that resuming needs; leave the newest few and the best."""
+        if self.step not in self.folder.checkpoints():
+            state = {
+                "step": self.step,
+                "feed": self._cursor,
+                "best": self.best,
+                "seconds": self.journal.seconds,
+            }
+            await save_checkpoint(self.folder.checkpoint(self.step), self.learner, state)
+        best = {self.best[1]} if self.best is not None else set()
+        keep_only(self.folder, self.recipe.checkpoint.keep, also=best)
+
+    def ask_to_stop(self, signum: int) -> None:
+        """A signal's handler. The second one stops at once."""
+        if self._stop is not None:
+            signal.default_int_handler(signum, None)
+        self._stop = signum
+        if self._sampling is not None:
+            self._sampling.cancel()
+
+    async def stop_if_asked(self) -> None:
+        if self._stop is not None:
+            await self.checkpoint()
+            raise Stopped(
+                self._stop,
+                f"stopped by {signal.Signals(self._stop).name} after step {self.step}; a checkpoint was saved",
+                f"reasonkit train --resume {self.folder.path}",
+            )
+
+    async def _interruptible(self, work: Awaitable[T]) -> T:
+        """Await sampling, which a signal may cut short without losing anything."""
+        self._sampling = asyncio.ensure_future(work)
+        try:
+            return await self._sampling
+        except asyncio.CancelledError:
+            await self.stop_if_asked()
+            raise
+        finally:
+            self._sampling = None
