@@ -1,8 +1,8 @@
 """Statistics of evaluation: what a score says about the problems that were not asked.
 
 The unit is the item (the problem), never the sample: k replies to one problem are not k independent
-measurements, and an interval that counts them so covers a third of what it promises. Everything takes
-plain numbers: one list of sample scores an item. Fractional scores are welcome.
+measurements, and an interval that counts them so covers a third of what it promises. So everything takes
+one number an item: `item_scores` makes it from the samples. Fractional scores are welcome.
 
     mean_interval            mean over items; t-interval, clustered where items share a source, Wilson at 0 and 1
     bootstrap_interval       the same mean by resampling items, for small n
@@ -12,7 +12,7 @@ plain numbers: one list of sample scores an item. Fractional scores are welcome.
     minimum_detectable_effect
     pass_at_k, pass_hat_k, maj_at_k
 
-No model, file or table is known here; who prints an interval says how it was made (`Interval.method`).
+No model, file or table is known here; who prints an interval says how it was made (`Estimate.method`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Literal
 
+Scores = Sequence[float]
+"""One number an item: its score, or the mean over its samples."""
 Samples = Sequence[Sequence[float]]
 """One inner list an item, holding the scores of its samples."""
 
 Method = Literal["t", "clustered t", "Wilson", "bootstrap", "single item"]
-Test = Literal["McNemar", "permutation"]
-MCNEMAR: Test = "McNemar"
-PERMUTATION: Test = "permutation"
 
 EXACT_PERMUTATION_ITEMS = 14
 """Up to so many differing items all sign patterns are enumerated (16,384); above, they are drawn."""
@@ -39,13 +38,14 @@ PERMUTATION_DRAWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    value: float
+class Estimate:
+    mean: float
     low: float
     high: float
     error: float
     """Standard error over items (or clusters)."""
-    items: int
+    n: int
+    """Items."""
     method: Method
 
 
@@ -68,79 +68,76 @@ class VarianceParts:
 class Difference:
     """A − B on the same items."""
 
-    value: float
+    mean: float
     low: float
     high: float
     error: float
     p: float
-    items: int
+    n: int
+    """Items."""
     better: int
     """Items on which A scores higher; `worse` counts those on which B does."""
     worse: int
-    test: Test
+    test: Literal["McNemar", "permutation"]
 
 
-def item_means(samples: Samples) -> list[float]:
+def item_scores(samples: Samples) -> list[float]:
     if not samples or not all(samples):
         raise ValueError("every item needs at least one sample, and there must be an item")
     return [fmean(scores) for scores in samples]
 
 
 def mean_interval(
-    samples: Samples, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
-) -> Interval:
+    scores: Scores, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+) -> Estimate:
     """The mean over items with its interval. Items of one cluster (a shared table, a puzzle) count as kin.
 
-    When every item has the same mean of 0 or 1 the t-interval would have no width; Wilson's is given, over items.
+    When every item scores 0, or every item 1, the t-interval would have no width: Wilson's is given.
     """
-    means = item_means(samples)
-    count, value = len(means), fmean(means)
+    if not scores:
+        raise ValueError("a mean needs at least one item")
+    count, mean = len(scores), fmean(scores)
     units = count if clusters is None else len(set(clusters))
-    if set(means) in ({0.0}, {1.0}):
-        low, high = wilson(round(means[0]) * units, units, level=level)
-        return Interval(value, low, high, 0.0, count, "Wilson")
+    if set(scores) in ({0.0}, {1.0}):
+        low, high = wilson(round(mean) * units, units, level=level)
+        return Estimate(mean, low, high, 0.0, count, "Wilson")
     if units == 1:
-        return Interval(value, 0.0, 1.0, math.nan, count, "single item")
-    error = standard_error(means) if clusters is None else clustered_error(means, clusters)
+        return Estimate(mean, 0.0, 1.0, math.nan, count, "single item")
+    error = standard_error(scores) if clusters is None else clustered_error(scores, clusters)
     reach = _t_quantile(level, units - 1) * error
-    low, high = _within_scores(value - reach, value + reach, means)
-    return Interval(value, low, high, error, count, "t" if clusters is None else "clustered t")
+    low, high = _within_scale(mean - reach, mean + reach, scores)
+    return Estimate(mean, low, high, error, count, "t" if clusters is None else "clustered t")
 
 
-def standard_error(means: Sequence[float]) -> float:
+def standard_error(scores: Scores) -> float:
     """√(Σ(sᵢ − s̄)² / (n(n − 1)))"""
-    centre, count = fmean(means), len(means)
-    return math.sqrt(sum((mean - centre) ** 2 for mean in means) / (count * (count - 1)))
+    return math.sqrt(_variance(scores) / len(scores))
 
 
-def clustered_error(means: Sequence[float], clusters: Sequence[Hashable]) -> float:
+def clustered_error(scores: Scores, clusters: Sequence[Hashable]) -> float:
     """The standard error of a mean whose items come in clusters, with the G/(G − 1) small-sample factor."""
-    if len(means) != len(clusters):
-        raise ValueError(f"{len(means)} items but {len(clusters)} cluster ids")
-    centre = fmean(means)
-    sums: defaultdict[Hashable, float] = defaultdict(float)
-    for mean, cluster in zip(means, clusters, strict=True):
-        sums[cluster] += mean - centre
-    groups = len(sums)
-    factor = groups / (groups - 1) if groups > 1 else 1.0
-    return math.sqrt(factor * sum(total**2 for total in sums.values())) / len(means)
+    if len(scores) != len(clusters):
+        raise ValueError(f"{len(scores)} items but {len(clusters)} cluster ids")
+    mean = fmean(scores)
+    sums = _cluster_sums([score - mean for score in scores], clusters)
+    factor = len(sums) / (len(sums) - 1)
+    return math.sqrt(factor * sum(total**2 for total in sums)) / len(scores)
 
 
 def bootstrap_interval(
-    samples: Samples, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+    scores: Scores, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Estimate:
     """The mean's bias-corrected and accelerated (BCa) bootstrap interval, resampling items."""
     import numpy as np
     from scipy.stats import bootstrap
 
-    means = item_means(samples)
-    if len(means) < 2 or min(means) == max(means):
-        return mean_interval(samples, level=level)
+    if len(scores) < 2 or min(scores) == max(scores):
+        return mean_interval(scores, level=level)
     result = bootstrap(
-        (means,), np.mean, confidence_level=level, n_resamples=resamples, rng=np.random.default_rng(seed)
+        (scores,), np.mean, confidence_level=level, n_resamples=resamples, rng=np.random.default_rng(seed)
     )
     low, high = (float(end) for end in result.confidence_interval)
-    return Interval(fmean(means), low, high, float(result.standard_error), len(means), "bootstrap")
+    return Estimate(fmean(scores), low, high, float(result.standard_error), len(scores), "bootstrap")
 
 
 def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -156,16 +153,16 @@ def variance_parts(samples: Samples) -> VarianceParts:
     """Split the variance of the mean over items. Needs at least two items, each with at least two samples."""
     if len(samples) < 2 or min(len(scores) for scores in samples) < 2:
         raise ValueError("splitting the variance needs two items or more and two samples an item or more")
-    means, count = item_means(samples), len(samples)
+    count = len(samples)
     # Of each item, the variance of its own mean: unbiased, and right for unequal numbers of samples too.
     of_means = [_variance(scores) / len(scores) for scores in samples]
     sampling = fmean(of_means) / count
-    return VarianceParts(max(0.0, _variance(means) / count - sampling), sampling)
+    return VarianceParts(max(0.0, _variance(item_scores(samples)) / count - sampling), sampling)
 
 
 def paired_difference(
-    a: Samples,
-    b: Samples,
+    a: Scores,
+    b: Scores,
     *,
     clusters: Sequence[Hashable] | None = None,
     level: float = 0.95,
@@ -173,34 +170,33 @@ def paired_difference(
 ) -> Difference:
     """A − B over the same items in the same order.
 
-    The test is McNemar's exact one for single right-or-wrong samples, else a sign-flip permutation of the
+    The test is McNemar's exact one where every item is right or wrong, else a sign-flip permutation of the
     items' (or clusters') differences.
     """
     if len(a) != len(b):
         raise ValueError(f"pairing needs the same items on both sides, but there are {len(a)} and {len(b)}")
-    differences = [mean_a - mean_b for mean_a, mean_b in zip(item_means(a), item_means(b), strict=True)]
-    count, value = len(differences), fmean(differences)
+    differences = [score_a - score_b for score_a, score_b in zip(a, b, strict=True)]
+    count, mean = len(differences), fmean(differences)
     better = sum(difference > 0 for difference in differences)
     worse = sum(difference < 0 for difference in differences)
     units = count if clusters is None else len(set(clusters))
     if units < 2:
-        return Difference(value, -1.0, 1.0, math.nan, 1.0, count, better, worse, PERMUTATION)
+        return Difference(mean, -1.0, 1.0, math.nan, 1.0, count, better, worse, "permutation")
     error = standard_error(differences) if clusters is None else clustered_error(differences, clusters)
     # Where nothing differs, the interval is what so few items can rule out, not a width of 0.
     reach = _t_quantile(level, units - 1) * error if error > 0 else wilson(0, units, level=level)[1]
-    if clusters is None and _single_and_binary(a) and _single_and_binary(b):
-        p, test = mcnemar(better, worse), MCNEMAR
-    else:
-        summed = differences if clusters is None else _cluster_sums(differences, clusters)
-        p, test = _sign_flip(summed, seed), PERMUTATION
-    return Difference(value, value - reach, value + reach, error, p, count, better, worse, test)
+    low, high = mean - reach, mean + reach
+    if clusters is None and {*a, *b} <= {0.0, 1.0}:
+        return Difference(mean, low, high, error, mcnemar(better, worse), count, better, worse, "McNemar")
+    p = _sign_flip(differences if clusters is None else _cluster_sums(differences, clusters), seed)
+    return Difference(mean, low, high, error, p, count, better, worse, "permutation")
 
 
 def mcnemar(better: int, worse: int) -> float:
     """Exact two-sided p-value that `better` against `worse` changed items is chance."""
     changed = better + worse
     tail = sum(math.comb(changed, count) for count in range(min(better, worse) + 1))
-    return min(1.0, math.ldexp(2.0 * tail, -changed))
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,17 +209,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def suite_mean(tasks: Sequence[Interval], *, level: float = 0.95) -> Interval:
+def suite_mean(tasks: Sequence[Estimate], *, level: float = 0.95) -> Estimate:
     """The unweighted mean over a fixed set of tasks; their errors are independent, and the tasks no sample."""
     if not tasks:
         raise ValueError("a suite needs at least one task")
-    value = fmean(task.value for task in tasks)
+    mean = fmean(task.mean for task in tasks)
     error = math.sqrt(sum(task.error**2 for task in tasks)) / len(tasks)
     # Welch and Satterthwaite: a suite of small tasks has fewer degrees of freedom than items.
-    spread = sum(task.error**4 / (task.items - 1) for task in tasks if task.items > 1)
+    spread = sum(task.error**4 / (task.n - 1) for task in tasks if task.n > 1)
     degrees = sum(task.error**2 for task in tasks) ** 2 / spread if spread > 0 else math.inf
     reach = _t_quantile(level, degrees) * error
-    return Interval(value, value - reach, value + reach, error, sum(task.items for task in tasks), "t")
+    return Estimate(mean, mean - reach, mean + reach, error, sum(task.n for task in tasks), "t")
 
 
 def minimum_detectable_effect(
@@ -296,9 +292,9 @@ def _t_quantile(level: float, degrees: float) -> float:
     return float(stdtrit(degrees, (1 + level) / 2))
 
 
-def _within_scores(low: float, high: float, means: Sequence[float]) -> tuple[float, float]:
+def _within_scale(low: float, high: float, scores: Scores) -> tuple[float, float]:
     """Clip to [0, 1] where scores live there; a score on another scale keeps its interval."""
-    if all(0.0 <= mean <= 1.0 for mean in means):
+    if all(0.0 <= score <= 1.0 for score in scores):
         return max(0.0, low), min(1.0, high)
     return low, high
 
@@ -306,10 +302,6 @@ def _within_scores(low: float, high: float, means: Sequence[float]) -> tuple[flo
 def _variance(values: Sequence[float]) -> float:
     centre = fmean(values)
     return sum((value - centre) ** 2 for value in values) / (len(values) - 1)
-
-
-def _single_and_binary(samples: Samples) -> bool:
-    return all(len(scores) == 1 and scores[0] in (0.0, 1.0) for scores in samples)
 
 
 def _cluster_sums(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:

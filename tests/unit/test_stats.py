@@ -20,51 +20,52 @@ def aime_like(generator: np.random.Generator, items: int, samples: int, mean: fl
 
 class TestMeanInterval:
     def test_is_the_students_t_interval_over_item_means(self) -> None:
-        interval = stats.mean_interval([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0]])
+        interval = stats.mean_interval(stats.item_scores([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0]]))
         # Item means 1, .5, 0, .5, 0: mean .4, sample variance .175, t(4) at 97.5 % = 2.7764.
-        assert interval.value == pytest.approx(0.4)
+        assert interval.mean == pytest.approx(0.4)
         assert interval.error == pytest.approx(math.sqrt(0.175 / 5))
         assert interval.high == pytest.approx(0.4 + 2.7764451 * math.sqrt(0.175 / 5))
         assert interval.low == 0.0, "clipped: a score cannot be negative"
-        assert (interval.items, interval.method) == (5, "t")
+        assert (interval.n, interval.method) == (5, "t")
 
     def test_repeating_samples_of_an_item_does_not_narrow_it(self) -> None:
-        once = stats.mean_interval([[1], [0], [1], [0], [0]])
-        often = stats.mean_interval([[1] * 50, [0] * 50, [1] * 50, [0] * 50, [0] * 50])
+        once = stats.mean_interval([1, 0, 1, 0, 0])
+        often = stats.mean_interval(stats.item_scores([[score] * 50 for score in (1, 0, 1, 0, 0)]))
         assert (often.low, often.high) == (once.low, once.high)
 
     @pytest.mark.parametrize(("score", "low", "high"), [(0.0, 0.0, 0.278), (1.0, 0.722, 1.0)])
     def test_all_right_or_all_wrong_gives_wilsons_interval(
         self, score: float, low: float, high: float
     ) -> None:
-        interval = stats.mean_interval([[score] * 4] * 10)
+        interval = stats.mean_interval([score] * 10)
         assert interval.method == "Wilson"
         assert interval.low == pytest.approx(low, abs=5e-4)
         assert interval.high == pytest.approx(high, abs=5e-4)
 
     def test_one_item_says_nothing_about_others(self) -> None:
-        interval = stats.mean_interval([[1, 0]])
-        assert (interval.value, interval.low, interval.high) == (0.5, 0.0, 1.0)
+        interval = stats.mean_interval([0.5])
+        assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)
         assert interval.method == "single item"
 
     def test_every_item_in_its_own_cluster_equals_no_clusters(self) -> None:
-        samples = [[1.0], [0.0], [0.5], [1.0], [0.25]]
-        clustered = stats.mean_interval(samples, clusters=range(5))
-        assert clustered.error == pytest.approx(stats.mean_interval(samples).error)
+        scores = [1.0, 0.0, 0.5, 1.0, 0.25]
+        clustered = stats.mean_interval(scores, clusters=range(5))
+        assert clustered.error == pytest.approx(stats.mean_interval(scores).error)
 
     def test_copies_of_an_item_in_one_cluster_add_no_information(self) -> None:
-        plain = stats.mean_interval([[1.0], [0.0], [0.5], [1.0]])
+        plain = stats.mean_interval([1.0, 0.0, 0.5, 1.0])
         copied = stats.mean_interval(
-            [[s] for s in (1.0, 0.0, 0.5, 1.0) for _ in range(6)], clusters=[i // 6 for i in range(24)]
+            [s for s in (1.0, 0.0, 0.5, 1.0) for _ in range(6)], clusters=[i // 6 for i in range(24)]
         )
         assert copied.error == pytest.approx(plain.error)
         assert copied.high == pytest.approx(plain.high)
         assert copied.method == "clustered t"
 
-    @pytest.mark.parametrize("samples", [[], [[1.0], []]])
-    def test_an_item_without_samples_is_refused(self, samples: list[list[float]]) -> None:
+    def test_nothing_to_average_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="at least one item"):
+            stats.mean_interval([])
         with pytest.raises(ValueError, match="at least one sample"):
-            stats.mean_interval(samples)
+            stats.item_scores([[1.0], []])
 
 
 class TestCoverage:
@@ -75,14 +76,17 @@ class TestCoverage:
     @pytest.mark.parametrize("mean", [0.15, 0.176, 0.5, 0.8])
     def test_item_level_interval_covers_at_n_30_k_32(self, mean: float) -> None:
         generator = np.random.default_rng(7)
-        intervals = [stats.mean_interval(aime_like(generator, 30, 32, mean)) for _ in range(self.TRIALS)]
+        intervals = [
+            stats.mean_interval(stats.item_scores(aime_like(generator, 30, 32, mean)))
+            for _ in range(self.TRIALS)
+        ]
         assert fmean(i.low <= mean <= i.high for i in intervals) >= 0.92
 
     def test_counting_samples_as_items_does_not(self) -> None:
         generator = np.random.default_rng(7)
         covered = 0
         for _ in range(self.TRIALS):
-            flat = [[score] for item in aime_like(generator, 30, 32, 0.176) for score in item]
+            flat = [score for item in aime_like(generator, 30, 32, 0.176) for score in item]
             interval = stats.mean_interval(flat)
             covered += interval.low <= 0.176 <= interval.high
         assert covered / self.TRIALS < 0.6, "this is the mistake that the item-level interval avoids"
@@ -93,10 +97,10 @@ class TestCoverage:
         plain = clustered = 0
         for _ in range(400):
             rates = np.repeat(generator.beta(0.5, 0.5, size=30), 8)
-            samples = generator.binomial(1, rates).astype(float)[:, None].tolist()
-            interval = stats.mean_interval(samples)
+            scores = generator.binomial(1, rates).astype(float).tolist()
+            interval = stats.mean_interval(scores)
             plain += interval.low <= 0.5 <= interval.high
-            interval = stats.mean_interval(samples, clusters=clusters)
+            interval = stats.mean_interval(scores, clusters=clusters)
             clustered += interval.low <= 0.5 <= interval.high
         assert clustered / 400 >= 0.92
         assert plain / 400 < 0.75
@@ -104,7 +108,8 @@ class TestCoverage:
     def test_bootstrap_covers_at_n_30(self) -> None:
         generator = np.random.default_rng(7)
         intervals = [
-            stats.bootstrap_interval(aime_like(generator, 30, 32, 0.176), resamples=1000) for _ in range(300)
+            stats.bootstrap_interval(stats.item_scores(aime_like(generator, 30, 32, 0.176)), resamples=1000)
+            for _ in range(300)
         ]
         assert fmean(i.low <= 0.176 <= i.high for i in intervals) >= 0.89
 
@@ -115,25 +120,25 @@ class TestCoverage:
             rates = generator.uniform(0, 0.8, size=30)
             a = generator.binomial(1, (rates + 0.2)[:, None], size=(30, 8)).astype(float).tolist()
             b = generator.binomial(1, rates[:, None], size=(30, 8)).astype(float).tolist()
-            difference = stats.paired_difference(a, b)
+            difference = stats.paired_difference(stats.item_scores(a), stats.item_scores(b))
             covered += difference.low <= 0.2 <= difference.high
         assert covered / 600 >= 0.92
 
 
 class TestBootstrap:
     def test_agrees_with_the_t_interval_on_many_items(self) -> None:
-        samples = aime_like(np.random.default_rng(1), 400, 4, 0.4)
+        samples = stats.item_scores(aime_like(np.random.default_rng(1), 400, 4, 0.4))
         by_t, by_bootstrap = stats.mean_interval(samples), stats.bootstrap_interval(samples)
         assert by_bootstrap.low == pytest.approx(by_t.low, abs=0.005)
         assert by_bootstrap.high == pytest.approx(by_t.high, abs=0.005)
         assert by_bootstrap.error == pytest.approx(by_t.error, rel=0.05)
 
     def test_is_the_same_every_time(self) -> None:
-        samples = aime_like(np.random.default_rng(1), 20, 4, 0.4)
+        samples = stats.item_scores(aime_like(np.random.default_rng(1), 20, 4, 0.4))
         assert stats.bootstrap_interval(samples) == stats.bootstrap_interval(samples)
 
     def test_without_spread_it_is_wilsons(self) -> None:
-        assert stats.bootstrap_interval([[1.0]] * 10).method == "Wilson"
+        assert stats.bootstrap_interval([1.0] * 10).method == "Wilson"
 
 
 class TestVarianceParts:
@@ -149,7 +154,9 @@ class TestVarianceParts:
     def test_the_parts_add_up_to_the_squared_error(self) -> None:
         samples = aime_like(np.random.default_rng(4), 50, 8, 0.4)
         parts = stats.variance_parts(samples)
-        assert parts.items + parts.sampling == pytest.approx(stats.mean_interval(samples).error ** 2)
+        assert parts.items + parts.sampling == pytest.approx(
+            stats.mean_interval(stats.item_scores(samples)).error ** 2
+        )
 
     def test_single_samples_cannot_be_split(self) -> None:
         with pytest.raises(ValueError, match="two samples"):
@@ -158,16 +165,16 @@ class TestVarianceParts:
 
 class TestPairedDifference:
     def test_single_right_or_wrong_samples_use_mcnemar(self) -> None:
-        a = [[1.0]] * 9 + [[0.0]] * 1 + [[1.0]] * 10
-        b = [[0.0]] * 9 + [[1.0]] * 1 + [[1.0]] * 10
+        a = [1.0] * 9 + [0.0] * 1 + [1.0] * 10
+        b = [0.0] * 9 + [1.0] * 1 + [1.0] * 10
         difference = stats.paired_difference(a, b)
         assert difference.test == "McNemar"
         assert (difference.better, difference.worse) == (9, 1)
-        assert difference.value == pytest.approx(0.4)
+        assert difference.mean == pytest.approx(0.4)
         assert difference.p == pytest.approx(2 * (1 + 10) / 2**10)
 
     def test_fractional_scores_use_an_exact_permutation_when_few_items_differ(self) -> None:
-        a, b = [[0.9], [0.7], [0.8], [0.4]], [[0.1], [0.2], [0.2], [0.4]]
+        a, b = [0.9, 0.7, 0.8, 0.4], [0.1, 0.2, 0.2, 0.4]
         differences = [0.8, 0.5, 0.6, 0.0]
         by_hand = fmean(
             abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= sum(differences) - 1e-9
@@ -180,20 +187,20 @@ class TestPairedDifference:
     def test_drawn_permutations_agree_with_the_t_test_on_many_items(self) -> None:
         generator = np.random.default_rng(5)
         noise = generator.normal(0, 0.1, size=200)
-        a, b = (0.52 + noise)[:, None].tolist(), [[0.5]] * 200
+        a, b = (0.52 + noise).tolist(), [0.5] * 200
         difference = stats.paired_difference(a, b)
-        z = difference.value / difference.error
+        z = difference.mean / difference.error
         assert difference.p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.01)
 
     def test_no_change_is_not_proof_of_equality(self) -> None:
-        difference = stats.paired_difference([[1.0], [0.0]] * 5, [[1.0], [0.0]] * 5)
-        assert difference.value == 0.0
+        difference = stats.paired_difference([1.0, 0.0] * 5, [1.0, 0.0] * 5)
+        assert difference.mean == 0.0
         assert difference.p == 1.0
         assert difference.low < -0.2 < 0.2 < difference.high, "ten items rule out little"
 
     def test_clusters_widen_it(self) -> None:
-        a = [[1.0]] * 8 + [[0.0]] * 8 + [[1.0]] * 8
-        b = [[0.0]] * 24
+        a = [1.0] * 8 + [0.0] * 8 + [1.0] * 8
+        b = [0.0] * 24
         clusters = [i // 8 for i in range(24)]
         assert (
             stats.paired_difference(a, b, clusters=clusters).error > 2 * stats.paired_difference(a, b).error
@@ -201,7 +208,7 @@ class TestPairedDifference:
 
     def test_different_items_cannot_be_paired(self) -> None:
         with pytest.raises(ValueError, match="there are 2 and 1"):
-            stats.paired_difference([[1.0], [0.0]], [[1.0]])
+            stats.paired_difference([1.0, 0.0], [1.0])
 
     def test_false_alarms_stay_at_the_level(self) -> None:
         generator = np.random.default_rng(6)
@@ -209,7 +216,7 @@ class TestPairedDifference:
         for _ in range(300):
             rates = generator.uniform(size=12)[:, None]
             a, b = (generator.binomial(1, rates, size=(12, 4)).astype(float).tolist() for _ in range(2))
-            alarms += stats.paired_difference(a, b).p < 0.05
+            alarms += stats.paired_difference(stats.item_scores(a), stats.item_scores(b)).p < 0.05
         assert alarms / 300 <= 0.08
 
 
@@ -221,16 +228,16 @@ class TestSeveral:
         assert stats.holm([0.6, 0.9]) == [1.0, 1.0]
 
     def test_suite_mean_treats_tasks_as_fixed(self) -> None:
-        tasks = [stats.mean_interval([[1], [0]] * 50), stats.mean_interval([[1], [1], [1], [0]] * 25)]
+        tasks = [stats.mean_interval([1, 0] * 50), stats.mean_interval([1, 1, 1, 0] * 25)]
         suite = stats.suite_mean(tasks)
-        assert suite.value == pytest.approx(0.625)
+        assert suite.mean == pytest.approx(0.625)
         assert suite.error == pytest.approx(math.hypot(tasks[0].error, tasks[1].error) / 2)
 
     def test_suite_of_one_task_is_that_task(self) -> None:
-        task = stats.mean_interval([[1], [0], [1], [1], [0]])
+        task = stats.mean_interval([1, 0, 1, 1, 0])
         suite = stats.suite_mean([task])
-        assert (suite.value, suite.error) == (task.value, task.error)
-        assert suite.high - suite.value == pytest.approx(2.7764451 * task.error)
+        assert (suite.mean, suite.error) == (task.mean, task.error)
+        assert suite.high - suite.mean == pytest.approx(2.7764451 * task.error)
 
     def test_minimum_detectable_effect_is_found_with_the_power_asked_for(self) -> None:
         effect = stats.minimum_detectable_effect(100, item_variance=0.04, sampling_variance=0.05)
@@ -238,7 +245,7 @@ class TestSeveral:
         found = 0
         for _ in range(300):
             differences = generator.normal(effect, math.sqrt(0.09), size=100)
-            result = stats.mean_interval(differences[:, None].tolist())
+            result = stats.mean_interval(differences.tolist())
             found += result.low > 0
         assert 0.72 <= found / 300 <= 0.88
 
