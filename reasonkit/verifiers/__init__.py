@@ -2,28 +2,48 @@
 
 A verifier never raises on what a model wrote: hostile, empty or absurd text gets a Verdict. It
 raises only where the Record itself is unusable. `text` is the model's reply alone, without the
-prompt. Each family is one file; `VERIFIERS` names them, `ROUTES` says which one a data source uses.
+prompt. Each family is one file; `routing` names them and says which one a data source uses, `Grader`
+runs them where they belong: in this thread, in the killable pool, in the sandbox, at a judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import atexit
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from reasonkit.records import Record, Verdict
-from reasonkit.registry import resolve
+from reasonkit.registry import load
+from reasonkit.verifiers.grader import AsyncVerifier, Grader, Verifier
+from reasonkit.verifiers.pool import VerifierPool
+from reasonkit.verifiers.routing import INLINE, ROUTES, VERIFIERS, Mode, target, verifier_name
+from reasonkit.verifiers.worker import judge
 
-Verifier = Callable[[Record, str], Verdict]
-"""Pure parsers: synchronous, run in the killable pool."""
-AsyncVerifier = Callable[[Record, str], Awaitable[Verdict]]
-"""Sandboxed code, judges, remote servers: awaited, with their own deadline."""
-
-VERIFIERS: dict[str, str] = {
-    "exact": "reasonkit.verifiers.exact:verify_exact",
-}
+__all__ = ["ROUTES", "VERIFIERS", "AsyncVerifier", "Grader", "Mode", "Verifier", "verify"]
 
 
-def verify(record: Record, text: str) -> Verdict:
-    """The verdict on `text` as a reply to `record`."""
-    name = record.verifier or record.source
-    verifier: Verifier = resolve("verifier", name, VERIFIERS)
-    return verifier(record, text)
+def verify(record: Record, text: str, *, mode: Mode = "strict") -> Verdict:
+    """The verdict on `text` as a reply to `record`, from any thread. A coroutine holds a Grader instead."""
+    name = verifier_name(record)
+    where = target(name, mode)
+    verifier = load(where)
+    if inspect.iscoroutinefunction(verifier):
+        with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop already
+            return thread.submit(asyncio.run, _verify_once(record, text, mode)).result()
+    if name in INLINE:
+        return judge(verifier, record, text)
+    return _shared_pool().submit(where, record, text).result()
+
+
+async def _verify_once(record: Record, text: str, mode: Mode) -> Verdict:
+    async with Grader(mode=mode, workers=1) as grader:
+        return await grader.verify(record, text)
+
+
+@cache
+def _shared_pool() -> VerifierPool:
+    pool = VerifierPool()
+    atexit.register(pool.close)
+    return pool

@@ -1,0 +1,76 @@
+"""Which verifier judges a record: the table of verifiers, and the routes from a data source to one of them.
+
+A record that names its verifier needs no route. Published files only carry a `data_source`, and the
+names in them disagree with the prefixes that their own graders test for, so `ALIASES` maps what the
+files say to what the routes know. An unknown source is an error: scoring it with a default grader
+would train on noise. Nothing here imports a verifier.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from reasonkit.errors import UsageError, nearest
+from reasonkit.records import Record
+
+Mode = Literal["strict", "reasoning360"]
+"""`strict` is right; `reasoning360` reproduces published scores, quirks included."""
+
+VERIFIERS: dict[str, str] = {
+    "exact": "reasonkit.verifiers.exact:verify_exact",
+}
+
+REASONING360: dict[str, str] = {}
+"""The verifiers that mode `reasoning360` swaps in; a name that is missing here is judged alike in both modes."""
+
+INLINE = frozenset({"exact"})
+"""Verifiers that run in the caller's thread: one pass over the text with string methods and no third-party
+parser, so a process hop would cost more than the verdict and nothing a model writes can make them slow."""
+
+ROUTES: dict[str, str] = {}
+"""Data source to verifier. A key that ends in `*` is a prefix; the longest that fits wins."""
+
+ALIASES: dict[str, str] = {
+    "graph_logical_dataset": "logic__graph_logical",
+    "ordering_puzzle_dataset": "logic__ordering_puzzle",
+    "zebra_puzzle_dataset": "logic__zebra_puzzle",
+    "logic__arcagi1": "simulation__arcagi1",
+    "logic__arcagi2": "simulation__arcagi2",
+    "logic__barc": "simulation__barc",
+    "stem__web": "stem_web",
+}
+"""What published files call a source, where that differs from the name that its grader is routed by."""
+
+
+def route(source: str) -> str:
+    """The name of the verifier that judges records of `source`."""
+    name = ALIASES.get(source, source)
+    if name in ROUTES:
+        return ROUTES[name]
+    fitting = [key for key in ROUTES if key.endswith("*") and name.startswith(key[:-1])]
+    if fitting:
+        return ROUTES[max(fitting, key=len)]
+    known = {key.rstrip("*").rstrip("_") for key in ROUTES} | ALIASES.keys()
+    raise UsageError(
+        f"no verifier is routed for the data source '{source}'",
+        nearest(source, known)
+        or "name one in the record's `verifier`; `reasonkit list verifiers` shows them",
+    )
+
+
+def verifier_name(record: Record) -> str:
+    """The verifier that `record` names, or else the one that its source routes to."""
+    return record.verifier or route(record.source)
+
+
+def target(name: str, mode: Mode) -> str:
+    """The `module:attribute` of verifier `name`, which may itself be a user's `package.module:function`."""
+    if mode == "reasoning360" and name in REASONING360:
+        return REASONING360[name]
+    if name in VERIFIERS:
+        return VERIFIERS[name]
+    if ":" in name:
+        return name
+    raise UsageError(
+        f"unknown verifier '{name}'", nearest(name, VERIFIERS) or "reasonkit list verifiers shows them"
+    )
