@@ -40,11 +40,12 @@ class Tree:
         self.origins.update(over.origins)
 
     def origin(self, path: KeyPath) -> str:
-        """Where the value at `path` came from: its own origin, or that of the nearest key above it."""
+        """Where the value at `path` came from: its own origin, that of a key above it, or of one below."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
-        return "default"
+        below = (origin for key, origin in self.origins.items() if key[: len(path)] == path)
+        return next(below, "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def locate(name: str, folder: Path, what: str) -> Path:
     if shipped.is_file() and shipped.resolve().is_relative_to(RECIPES.resolve()):
         return shipped
     known = preset_names() if what == "recipe" else preset_names() + fragment_names()
-    raise ConfigError(f"unknown {what} '{name}'", nearest(name, known) or "reasonkit list presets")
+    raise ConfigError(
+        f"unknown {what} '{name}': {nearest(name, known)}".rstrip(": "), "reasonkit list presets"
+    )
 
 
 def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:

@@ -8,6 +8,7 @@ answer: what is right is the verifier's business.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -100,10 +101,11 @@ class RewardSum:
 
 
 def _with_options(name: str, function: Reward, settings: RewardPart) -> Reward:
-    wanted = function.__kwdefaults__ or {}
-    code = function.__code__
-    known = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    missing = [option for option in known if option not in settings.options and option not in wanted]
+    parameters = inspect.signature(function).parameters.values()
+    options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = [option.name for option in options]
+    required = [option.name for option in options if option.default is option.empty]
+    missing = [option for option in required if option not in settings.options]
     unknown = [option for option in settings.options if option not in known]
     if missing or unknown:
         problem = f"needs {', '.join(missing)}" if missing else f"does not know {', '.join(unknown)}"
