@@ -1,0 +1,211 @@
+"""The names that commands and recipes take, by kind, and what each of them is.
+
+Names come from the literal tables that the product itself looks them up in. What a name does is read from
+its docstring in the source, without importing it: an engine may take seconds to import, a listing must not.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from reasonkit.errors import UsageError, nearest
+from reasonkit.registry import load
+
+
+class Kind(StrEnum):
+    PRESETS = "presets"
+    RUNS = "runs"
+    DATA = "data"
+    VERIFIERS = "verifiers"
+    ENVS = "envs"
+    ENGINES = "engines"
+    REWARDS = "rewards"
+    ALGORITHMS = "algorithms"
+    FRAGMENTS = "fragments"
+
+
+USED_BY: dict[Kind, str] = {
+    Kind.PRESETS: "reasonkit train --preset NAME",
+    Kind.RUNS: "reasonkit report RUN, reasonkit export RUN OUT, reasonkit train --resume RUN",
+    Kind.DATA: "data.train and data.held_out of a recipe",
+    Kind.VERIFIERS: "a record's verifier",
+    Kind.ENVS: "rollout.env of a recipe",
+    Kind.ENGINES: "rollout.engine of a recipe",
+    Kind.REWARDS: "reward of a recipe",
+    Kind.ALGORITHMS: "algorithm of a recipe",
+    Kind.FRAGMENTS: "_base_ of a recipe",
+}
+
+TABLES: dict[Kind, str] = {
+    Kind.DATA: "reasonkit.data.build:SOURCES",
+    Kind.VERIFIERS: "reasonkit.verifiers.routing:VERIFIERS",
+    Kind.ENVS: "reasonkit.envs:ENVS",
+    Kind.ENGINES: "reasonkit.engines:ENGINES",
+    Kind.REWARDS: "reasonkit.rewards:REWARDS",
+    Kind.ALGORITHMS: "reasonkit.advantages:ADVANTAGES",
+}
+"""Where the parts of a run are looked up by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    name: str
+    default: str
+    """Empty where the option has none and must be given."""
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a run in full."""
+
+    name: str
+    kind: Kind
+    target: str
+    about: str
+    options: Sequence[Option]
+
+
+def entries(kind: Kind) -> list[Entry]:
+    """Every name of `kind` with one line about it."""
+    if kind in LISTINGS:
+        return list(LISTINGS[kind]())
+    return [Entry(name, describe(target)[0].partition("\n")[0]) for name, target in table_of(kind).items()]
+
+
+def table_of(kind: Kind) -> Mapping[str, str]:
+    table: Mapping[str, str] = load(TABLES[kind])
+    return table
+
+
+def find_part(name: str) -> Part:
+    """The part called `name`; where several kinds have the name, `KIND/NAME` says which is meant."""
+    wanted, slash, bare = name.partition("/")
+    kinds = [Kind(wanted)] if slash and wanted in set(TABLES) else list(TABLES)
+    if len(kinds) > 1:
+        bare = name
+    found = [
+        kind for kind in kinds if bare in table_of(kind) or (kind is Kind.DATA and bare.startswith("rg:"))
+    ]
+    if not found:
+        known = {each for kind in Kind for each in (entry.name for entry in entries(kind))}
+        raise UsageError(f"unknown name '{name}'", nearest(name, known) or "reasonkit list")
+    if len(found) > 1:
+        raise UsageError(
+            f"'{name}' names several things: {', '.join(found)}",
+            "   or   ".join(f"reasonkit show {kind}/{bare}" for kind in found),
+        )
+    if found[0] is Kind.DATA:
+        return _source(bare)
+    target = table_of(found[0])[bare]
+    about, options = describe(target)
+    return Part(bare, found[0], target, about, options)
+
+
+def _source(name: str) -> Part:
+    from reasonkit.data.build import source_named
+
+    source = source_named(name)
+    options = [
+        Option(
+            key,
+            "" if field.is_required() else str(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for key, field in source.settings.model_fields.items()
+    ]
+    return Part(name, Kind.DATA, table_of(Kind.DATA).get(name, "reasoning_gym"), source.about, options)
+
+
+def describe(target: str) -> tuple[str, list[Option]]:
+    """Docstring and options of `module:attribute`, read from the file; the module is not imported.
+
+    A function's options are its keyword-only arguments, a class's those of its constructor. An attribute
+    without a docstring is described by its module's.
+    """
+    module_name, _, attribute = target.partition(":")
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise AssertionError(f"a table names {target}, which does not exist")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    doc = ast.get_docstring(tree) or ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
+            return ast.get_docstring(node) or doc, _keyword_options(node.args)
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return ast.get_docstring(node) or doc, _constructor_options(node)
+    return doc, []
+
+
+def _keyword_options(arguments: ast.arguments) -> list[Option]:
+    return [
+        _option(argument, default)
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    ]
+
+
+def _constructor_options(node: ast.ClassDef) -> list[Option]:
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            positional = inner.args.args[1:]
+            missing = len(positional) - len(inner.args.defaults)
+            defaults = [*[None] * missing, *inner.args.defaults]
+            own = [_option(argument, default) for argument, default in zip(positional, defaults, strict=True)]
+            return own + _keyword_options(inner.args)
+    return []
+
+
+def _option(argument: ast.arg, default: ast.expr | None) -> Option:
+    annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+    return Option(argument.arg, ast.unparse(default) if default else "", annotation)
+
+
+def _presets() -> Iterator[Entry]:
+    from reasonkit.config import RECIPES, preset_names, read_tree
+
+    for name in preset_names():
+        yield Entry(name, str(read_tree(RECIPES / f"{name}.yaml").values.get("description", "")))
+
+
+def _fragments() -> Iterator[Entry]:
+    from reasonkit.config import RECIPES, fragment_names
+
+    for name in fragment_names():
+        first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+        yield Entry(name, first.lstrip("# ") if first.startswith("#") else "")
+
+
+def _runs() -> Iterator[Entry]:
+    from reasonkit.cli.runs import RUNS
+    from reasonkit.rundir import find_runs
+
+    for run in find_runs(RUNS):
+        yield Entry(run.path.name, str(run.info()["state"]))
+
+
+def _sources() -> Iterator[Entry]:
+    from reasonkit.data.build import source_named
+
+    for name in table_of(Kind.DATA):
+        yield Entry(name, source_named(name).about)
+    yield Entry("rg:TASK", "Every task of reasoning-gym, for example rg:leg_counting.")
+
+
+LISTINGS: dict[Kind, Callable[[], Iterator[Entry]]] = {
+    Kind.PRESETS: _presets,
+    Kind.RUNS: _runs,
+    Kind.DATA: _sources,
+    Kind.FRAGMENTS: _fragments,
+}
+"""The kinds whose names do not come with a docstring to read."""
