@@ -1,0 +1,307 @@
+"""Continuous batching without the asyncio: requests in, one token a step for every live row, completions out.
+
+Rows join and leave between steps. Which requests share a batch, and in which rows, is a function of the order in
+which they were submitted and of the number of steps taken, never of time, because the shape of a batch changes
+the low bits of what a matrix product gives. All per-token work is on tensors; Python touches a request when it
+joins and when it leaves (and on every token only where it has stop texts).
+
+A request joins with all of its prompt but the last token prefilled; that one is its first decoding step, so
+every token is sampled by the same code. Requests with equal prompts share one prefill, copied. Left out: whatever
+waits (transformers.py), speculative decoding, paged memory.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
+
+from reasonkit.engines import Sampling, WeightSource
+from reasonkit.engines.sampling import Draws, sample
+from reasonkit.engines.slot_cache import Decode, Prefill, SlotCache, attend
+from reasonkit.errors import ReasonkitError
+from reasonkit.records import Completion, FinishReason, VersionSpan
+
+ATTENTION = "reasonkit_slots"
+PREFILL_TOKENS = 16384
+"""Of one prefill forward, padding included."""
+REFILL = 8
+"""Waiting requests join once this fraction (1/REFILL) of the slots is free: a small prefill costs nearly as much
+time as a large one."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A prompt on its way through the decoder."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    versions: list[tuple[int, int]] = field(default_factory=list)
+    """(version, first token of the reply that it sampled), oldest first."""
+
+
+class Decoder:
+    """One model and its live rows. Not thread-safe: one caller at a time."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_ids: Iterable[int],
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        max_slots: int,
+        context: int,
+    ) -> None:
+        AttentionInterface.register(ATTENTION, attend)
+        model.set_attn_implementation(ATTENTION)
+        self._model = model.train(False)
+        self._tokenizer = tokenizer
+        self._max_slots = max_slots
+        self._device = model.device
+        self._eos = torch.tensor(sorted(set(eos_ids)), dtype=torch.long, device=self._device)
+        self._waiting: deque[Request] = deque()
+        self._live: list[Request] = []
+        self._version = 0
+        self._cache = SlotCache(model.config.get_text_config().num_hidden_layers, max_slots, context)
+        self._columns = torch.arange(context, device=self._device)
+        # The state of row i is row i of each of these.
+        self._tokens = torch.zeros(max_slots, context, dtype=torch.long, device=self._device)
+        self._logprobs = torch.zeros(max_slots, context, device=self._device)
+        self._integers = torch.zeros(max_slots, 5, dtype=torch.long, device=self._device)
+        self._floats = torch.zeros(max_slots, 3, device=self._device)
+        self._length, self._start, self._limit, self._seed, self._top_k = self._integers.unbind(1)
+        self._temperature, self._top_p, self._min_p = self._floats.unbind(1)
+
+    @torch.inference_mode()
+    def advance(
+        self, arrivals: Sequence[Request], dropped: Iterable[Request]
+    ) -> list[tuple[Request, Completion]]:
+        """One step: takes in arrivals, forgets the dropped, admits, decodes. Returns what finished."""
+        self._waiting.extend(arrivals)
+        self._drop(set(dropped))
+        self._admit()
+        if not self._live:
+            return []
+        finished = self._decode()
+        completions = [(self._live[row], self._completion(row, reason)) for row, reason in finished]
+        self._release([row for row, _ in finished])
+        return completions
+
+    @torch.inference_mode()
+    def abort(
+        self, arrivals: Sequence[Request], dropped: Iterable[Request]
+    ) -> list[tuple[Request, Completion]]:
+        """Ends every request where it stands."""
+        self._waiting.extend(arrivals)
+        self._drop(set(dropped))
+        completions = [(request, self._completion(row, "abort")) for row, request in enumerate(self._live)]
+        completions += [(request, Completion((), (), "abort", (), "")) for request in self._waiting]
+        self._waiting.clear()
+        self._live.clear()
+        return completions
+
+    @torch.no_grad()
+    def load(self, weights: WeightSource, version: int) -> None:
+        """New weights for all tokens from here on: what live rows remember of the old ones is computed anew."""
+        held = self._model.state_dict()
+        loaded: set[int] = set()
+        for name, tensor in weights:
+            if name not in held:
+                raise ReasonkitError(
+                    f"the weights of version {version} hold '{name}', which the engine's model does not have",
+                    "export the weights under the names of the model's own state dict",
+                )
+            held[name].copy_(tensor)
+            loaded.add(held[name].data_ptr())  # tied weights come under one of their names
+        missing = sorted(name for name, tensor in held.items() if tensor.data_ptr() not in loaded)
+        if missing:
+            raise ReasonkitError(
+                f"the weights of version {version} lack {len(missing)} of the model's {len(held)} tensors, "
+                f"'{missing[0]}' first",
+                "export all weights of the model",
+            )
+        self._version = version
+        for row, request in enumerate(self._live):
+            request.versions.append((version, int(self._length[row]) - len(request.prompt)))
+        with torch.inference_mode():
+            self._prefill(range(len(self._live)))
+
+    def _drop(self, dropped: set[Request]) -> None:
+        if dropped:
+            self._waiting = deque(request for request in self._waiting if request not in dropped)
+            self._release([row for row, request in enumerate(self._live) if request in dropped])
+
+    def _admit(self) -> None:
+        """Fills free rows in the order of submission, once enough of them are free."""
+        free = self._max_slots - len(self._live)
+        count = min(free, len(self._waiting))
+        if self._live and count < min(len(self._waiting), -(-self._max_slots // REFILL)):
+            return
+        first = len(self._live)
+        self._live.extend(self._waiting.popleft() for _ in range(count))
+        rows = range(first, len(self._live))
+        for row in rows:
+            self._seat(row, self._live[row])
+        self._prefill(rows)
+
+    def _seat(self, row: int, request: Request) -> None:
+        prompt, sampling = request.prompt, request.sampling
+        size = len(prompt)
+        request.versions.append((self._version, 0))
+        self._tokens[row, :size] = torch.tensor(prompt)
+        self._integers[row] = torch.tensor(
+            [size, size, size + sampling.max_tokens, sampling.seed, sampling.top_k]
+        )
+        self._floats[row] = torch.tensor([sampling.temperature, sampling.top_p, sampling.min_p])
+
+    def _prefill(self, rows: Sequence[int]) -> None:
+        """Keys and values of all but the last token of these rows, each distinct sequence computed once."""
+        owner: dict[bytes, int] = {}
+        copies: list[tuple[int, int, int]] = []
+        sizes: dict[int, int] = {}
+        for row in rows:
+            size = int(self._length[row]) - 1
+            known = self._tokens[row, :size].tolist()
+            source = owner.setdefault(array("q", known).tobytes(), row)
+            if source == row:
+                sizes[row] = size
+            else:
+                copies.append((source, row, size))
+        self._cache.reserve(len(self._live), max(sizes.values(), default=0) + 1)
+        for chunk in _prefill_chunks(sizes):
+            slots = torch.tensor(chunk, device=self._device)
+            width = max(sizes[row] for row in chunk)
+            self._cache.expect(Prefill(slots))
+            self._forward(self._tokens[slots, :width], self._columns[:width].unsqueeze(0), None)
+        if copies:
+            sources, targets, widths = zip(*copies, strict=True)
+            self._cache.copy(torch.tensor(sources), torch.tensor(targets), max(widths))
+
+    def _decode(self) -> list[tuple[int, FinishReason]]:
+        """One token for every live row. Returns the rows that ended, and why."""
+        rows = len(self._live)
+        length = self._length[:rows]
+        width = int(length.max())
+        self._cache.reserve(rows, width)
+        last = (length - 1).unsqueeze(1)
+        self._cache.expect(Decode(last.squeeze(1), width))
+        hidden = self._columns[:width] > last
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=self._device)
+        mask.masked_fill_(hidden, -torch.inf)
+        logits = self._forward(self._tokens[:rows].gather(1, last), last, mask[:, None, None])
+        draws = Draws(
+            temperature=self._temperature[:rows],
+            top_p=self._top_p[:rows],
+            min_p=self._min_p[:rows],
+            top_k=self._top_k[:rows],
+            seed=self._seed[:rows],
+            position=length - self._start[:rows],
+        )
+        tokens, logprobs = sample(logits[:, -1].float(), draws)
+        column = length.unsqueeze(1)
+        self._tokens[:rows].scatter_(1, column, tokens.unsqueeze(1))
+        self._logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
+        length += 1
+        return self._ended(tokens, length)
+
+    def _ended(self, tokens: Tensor, length: Tensor) -> list[tuple[int, FinishReason]]:
+        stopped = torch.isin(tokens, self._eos)
+        full = length >= self._limit[: len(length)]
+        reasons: dict[int, FinishReason] = {}
+        for row in full.nonzero().flatten().tolist():
+            reasons[row] = "length"
+        for row in stopped.nonzero().flatten().tolist():
+            reasons[row] = "stop"
+        for row, request in enumerate(self._live):
+            if request.sampling.stop and self._says_stop(row, request):
+                reasons[row] = "stop"
+        return sorted(reasons.items())
+
+    def _says_stop(self, row: int, request: Request) -> bool:
+        """Whether the newest token completed a stop text. Every token but a special one writes a byte, so no more
+        tokens than the longest stop text has bytes can take part; a few more keep the decoder's first-token
+        quirks out of the comparison."""
+        stop = request.sampling.stop
+        end = int(self._length[row])
+        window = max(len(text.encode()) for text in stop) + 8
+        tail = self._decoded(self._tokens[row, max(len(request.prompt), end - window) : end].tolist())
+        return any(text in tail for text in stop)
+
+    def _completion(self, row: int, reason: FinishReason) -> Completion:
+        request = self._live[row]
+        start, end = len(request.prompt), int(self._length[row])
+        token_ids = self._tokens[row, start:end].tolist()
+        starts = [first for _, first in request.versions] + [end - start]
+        return Completion(
+            token_ids=tuple(token_ids),
+            logprobs=tuple(self._logprobs[row, start:end].tolist()),
+            finish_reason=reason,
+            versions=tuple(
+                VersionSpan(version, first, following)
+                for (version, first), following in zip(request.versions, starts[1:], strict=True)
+                if following > first
+            ),
+            text=_cut_after(self._decoded(token_ids), request.sampling.stop),
+        )
+
+    def _decoded(self, token_ids: list[int]) -> str:
+        if self._tokenizer is None:
+            return ""
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
+    def _release(self, leaving: Sequence[int]) -> None:
+        """Frees these rows; the last live rows move into the holes, so that live rows are the first ones."""
+        gone = set(leaving)
+        staying = len(self._live) - len(gone)
+        holes = [row for row in leaving if row < staying]
+        movers = [row for row in range(staying, len(self._live)) if row not in gone]
+        if holes:
+            sources, targets = torch.tensor(movers), torch.tensor(holes)
+            width = int(self._length[sources].max())
+            self._cache.copy(sources, targets, width)
+            self._tokens[targets, :width] = self._tokens[sources, :width]
+            self._logprobs[targets, :width] = self._logprobs[sources, :width]
+            self._integers[targets] = self._integers[sources]
+            self._floats[targets] = self._floats[sources]
+        for hole, mover in zip(holes, movers, strict=True):
+            self._live[hole] = self._live[mover]
+        del self._live[staying:]
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        logits: Tensor = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits
+
+
+def _prefill_chunks(sizes: dict[int, int]) -> list[list[int]]:
+    """Rows of similar size together, so that little is padding, and few enough for a bounded forward."""
+    chunks: list[list[int]] = []
+    room = 0
+    for row in sorted(sizes, key=lambda row: (-sizes[row], row)):
+        if sizes[row] == 0:
+            continue
+        if room < 1:
+            chunks.append([])
+            room = max(1, PREFILL_TOKENS // sizes[row])
+        chunks[-1].append(row)
+        room -= 1
+    return chunks
+
+
+def _cut_after(text: str, stops: Sequence[str]) -> str:
+    """The text up to and including the stop text that ends first."""
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    return text[: min(ends)] if ends else text
