@@ -1,0 +1,30 @@
+"""A process that reads a stream and journals what it got: for tests to kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reasonkit.hub.client import Hub, Patience
+from reasonkit.hub.stream import RowStream
+from reasonkit.hub.tables import Tables, open_tables
+
+
+def read_into_journal(endpoint: str, repo: str, journal: Path, total: int) -> None:
+    """Resume from the journal's last line and go on to `total` rows, 20 at a time."""
+    lines = journal.read_text().splitlines()
+    done = sum(len(json.loads(line)["ids"]) for line in lines)
+    hub = Hub(endpoint, Patience(first_wait=0.005, longest_wait=0.02, silence=2.0))
+
+    def reopen(revision: str | None) -> Tables:
+        return open_tables(f"hf:{repo}@{revision or 'main'}", hub=hub)
+
+    with hub, RowStream(reopen, seed=1) as stream, journal.open("a") as out:
+        if lines:
+            stream.restore(json.loads(lines[-1])["state"])
+        while done < total:
+            rows = stream.take(20)
+            # One write: rows and the state after them are both in the journal, or neither is.
+            out.write(json.dumps({"ids": [row["id"] for row in rows], "state": stream.state()}) + "\n")
+            out.flush()
+            done += len(rows)
