@@ -23,7 +23,11 @@ from reasonkit.seeding import derive_seed
 
 SOURCES: dict[str, str] = {
     "countdown": "reasonkit.data.sources.countdown:SOURCE",
+    "graph": "reasonkit.data.sources.graph:SOURCE",
     "knights": "reasonkit.data.sources.knights:SOURCE",
+    "ordering": "reasonkit.data.sources.ordering:SOURCE",
+    "sokoban": "reasonkit.data.sources.sokoban:SOURCE",
+    "zebra": "reasonkit.data.sources.zebra:SOURCE",
 }
 
 AnySource = Source[Any]

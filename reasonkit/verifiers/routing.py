@@ -18,16 +18,79 @@ Mode = Literal["strict", "reasoning360"]
 
 VERIFIERS: dict[str, str] = {
     "exact": "reasonkit.verifiers.exact:verify_exact",
+    "gsm8k": "reasonkit.verifiers.gsm8k:verify_gsm8k",
+    "math": "reasonkit.verifiers.math:verify_math",
+    "choice": "reasonkit.verifiers.choice:verify_choice",
+    "list": "reasonkit.verifiers.lists:verify_list",
+    "set": "reasonkit.verifiers.lists:verify_set",
+    "number": "reasonkit.verifiers.numbers:verify_number",
+    "table": "reasonkit.verifiers.tables:verify_table",
+    "format": "reasonkit.verifiers.format:verify_format",
+    "ifeval": "reasonkit.verifiers.ifeval:verify_ifeval",
+    "swe": "reasonkit.verifiers.swe:verify_swe",
+    "judge": "reasonkit.verifiers.judge:verify_by_judge",
+    "reasoning_gym": "reasonkit.verifiers.reasoning_gym:verify_reasoning_gym",
+    "arc": "reasonkit.verifiers.arc:verify_arc",
+    "countdown": "reasonkit.verifiers.countdown:verify_countdown",
+    "graph": "reasonkit.verifiers.graph:verify_graph",
+    "knights": "reasonkit.verifiers.knights:verify_knights",
+    "ordering": "reasonkit.verifiers.ordering:verify_ordering",
+    "sokoban": "reasonkit.verifiers.sokoban_replay:verify_sokoban",
+    "zebra": "reasonkit.verifiers.zebra:verify_zebra",
 }
 
-REASONING360: dict[str, str] = {}
+REASONING360: dict[str, str] = {
+    "gsm8k": "reasonkit.verifiers.gsm8k:verify_gsm8k_reasoning360",
+    "math": "reasonkit.verifiers.math_reasoning360:verify_math_reasoning360",
+    "choice": "reasonkit.verifiers.choice:verify_choice_reasoning360",
+    "table": "reasonkit.verifiers.tables:verify_table_reasoning360",
+    "arc": "reasonkit.verifiers.arc:verify_arc_reasoning360",
+    "graph": "reasonkit.verifiers.graph:verify_graph_reasoning360",
+    "ordering": "reasonkit.verifiers.ordering:verify_ordering_reasoning360",
+    "zebra": "reasonkit.verifiers.zebra:verify_zebra_reasoning360",
+}
 """The verifiers that mode `reasoning360` swaps in; a name that is missing here is judged alike in both modes."""
 
-INLINE = frozenset({"exact"})
+INLINE = frozenset({"exact", "gsm8k", "choice", "list", "set", "number", "format", "countdown", "graph", "knights", "sokoban"})
 """Verifiers that run in the caller's thread: one pass over the text with string methods and no third-party
 parser, so a process hop would cost more than the verdict and nothing a model writes can make them slow."""
 
-ROUTES: dict[str, str] = {}
+ROUTES: dict[str, str] = {
+    "math*": "math",
+    "numina_*": "math",
+    "aime*": "math",
+    "amc*": "math",
+    "lighteval/MATH": "math",
+    "DigitalLearningGmbH/MATH-lighteval": "math",
+    "HuggingFaceH4/MATH-500": "math",
+    "HuggingFaceH4/aime_2024": "math",
+    "hiyouga/geometry3k": "math",
+    "math_verifiable": "math",
+    "openai/gsm8k": "gsm8k",
+    "gsm8k*": "gsm8k",
+    "table*": "table",
+    "stem__gpqa*": "choice",
+    "stem__supergpqa*": "choice",
+    "stem_web": "judge",
+    "llm_judge": "judge",
+    "ood__ifeval*": "ifeval",
+    "if_verifier": "ifeval",
+    "swe_verifiable": "swe",
+    "reasoning_gym": "reasoning_gym",
+    "rg:*": "reasoning_gym",
+    "countdown": "countdown",
+    "graph": "graph",
+    "kk_logic": "knights",
+    "knights": "knights",
+    "logic__graph*": "graph",
+    "logic__ordering_puzzle*": "ordering",
+    "logic__zebra_puzzle*": "zebra",
+    "ordering": "ordering",
+    "simulation__arcagi*": "arc",
+    "simulation__barc*": "arc",
+    "sokoban": "sokoban",
+    "zebra": "zebra",
+}
 """Data source to verifier. A key that ends in `*` is a prefix; the longest that fits wins."""
 
 ALIASES: dict[str, str] = {

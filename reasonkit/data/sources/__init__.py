@@ -81,6 +81,8 @@ class Problem:
     prompt: tuple[Message, ...]
     answer: Any
     metadata: Mapping[str, Any]
+    group: str = ""
+    """What decides the split, where several problems share it: a room with many starts. The key if empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,16 @@ class Draw:
     """What `rng` was seeded with; recorded, so that any record can be drawn again alone."""
     position: int
     """Of the record that this attempt is for; cycles through difficulty levels."""
-    admits: Callable[[str], bool]
-    """Whether a problem with this key is wanted: in this split and not drawn before. Ask before costly work."""
+    admits: Callable[..., bool]
+    """(key, group="") -> whether such a problem is wanted: in this split, and new. Ask before costly work."""
+
+    in_split: Callable[[str], bool]
+    """Whether problems of a group belong to this split."""
 
 
-def split_of(source: str, key: str) -> Split:
-    """The split that a problem belongs to, whatever the seed and the sizes."""
-    return "test" if _digest(source, key) % TEST_SHARE == 0 else "train"
+def split_of(source: str, group: str) -> Split:
+    """The split that a group of problems belongs to (mostly one problem), whatever the seed and the sizes."""
+    return "test" if _digest(source, group) % TEST_SHARE == 0 else "train"
 
 
 def distinct(
@@ -115,17 +120,19 @@ def distinct(
     """`size` records of `split`, no two of them the same problem. `draw` gives None where an attempt failed."""
     seen: set[int] = set()
 
-    def admits(key: str) -> bool:
-        digest = _digest(source, key)
-        return digest not in seen and (digest % TEST_SHARE == 0) == (split == "test")
+    def in_split(group: str) -> bool:
+        return split_of(source, group) == split
+
+    def admits(key: str, group: str = "") -> bool:
+        return _digest(source, key) not in seen and in_split(group or key)
 
     attempt = 0
     for position in range(size):
         for _ in range(patience):
             item_seed = derive_seed(seed, "data", source, task, split, attempt)
             attempt += 1
-            problem = draw(Draw(random.Random(item_seed), item_seed, position, admits))
-            if problem is not None and admits(problem.key):
+            problem = draw(Draw(random.Random(item_seed), item_seed, position, admits, in_split))
+            if problem is not None and admits(problem.key, problem.group):
                 break
         else:
             raise ReasonkitError(
