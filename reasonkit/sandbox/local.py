@@ -1,0 +1,144 @@
+"""The sandbox on this machine: a worker process for each core, each owned by a thread.
+
+Threads keep the blocking traffic with the workers out of every event loop: a job may be awaited in any loop, or waited
+for from any thread. A worker that dies is replaced and its job tried once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from reasonkit.errors import ReasonkitError
+from reasonkit.sandbox import callrun, progrun
+from reasonkit.sandbox.interface import Sandbox
+from reasonkit.sandbox.jobs import CallJob, CallResult, ProgramJob, ProgramResult, RunStatus
+from reasonkit.sandbox.process import Order, Outcome, WorkerFailed, WorkerProcess
+
+T = TypeVar("T")
+Performer = Callable[[Order], Outcome]
+
+
+@dataclass
+class _Task:
+    work: Callable[[Performer, str], Any]
+    give_up: Callable[[str], Any]
+    future: Future[Any]
+    cancelled: threading.Event
+
+
+class LocalSandbox(Sandbox):
+    def __init__(self, tier: str, workers: int | None = None) -> None:
+        """Starts the first worker at once, so that a tier that does not work is known: raises WorkerFailed."""
+        self.tier = tier
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._closed = False
+        self._compiler = progrun.Compiler()
+        first = WorkerProcess(tier)
+        self.facts = first.facts
+        self._threads = [
+            threading.Thread(
+                target=self._serve,
+                args=(first if index == 0 else None,),
+                daemon=True,
+                name=f"sandbox-{index}",
+            )
+            for index in range(self.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def call(self, job: CallJob) -> list[CallResult]:
+        callrun.check(job)
+        return await self._wait(self._submit_call(job))
+
+    async def run(self, job: ProgramJob) -> ProgramResult:
+        progrun.check(job)
+        return await self._wait(self._submit_run(job))
+
+    def call_blocking(self, job: CallJob) -> list[CallResult]:
+        """For code without an event loop."""
+        callrun.check(job)
+        return self._submit_call(job).future.result()
+
+    def run_blocking(self, job: ProgramJob) -> ProgramResult:
+        progrun.check(job)
+        return self._submit_run(job).future.result()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        """Jobs that were not begun are dropped; those that run are finished first."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _submit_call(self, job: CallJob) -> _Task:
+        return self._submit(
+            lambda perform, box: callrun.run(job, perform, box),
+            lambda why: [CallResult(RunStatus.SANDBOX_ERROR, error=why)] * len(job.inputs),
+        )
+
+    def _submit_run(self, job: ProgramJob) -> _Task:
+        return self._submit(
+            lambda perform, box: progrun.run(job, perform, box, self._compiler),
+            lambda why: ProgramResult(RunStatus.SANDBOX_ERROR, stderr=why),
+        )
+
+    def _submit(self, work: Callable[[Performer, str], T], give_up: Callable[[str], T]) -> _Task:
+        if self._closed:
+            raise ReasonkitError("this sandbox is closed", "open another with open_sandbox()")
+        task = _Task(work, give_up, Future(), threading.Event())
+        self._queue.put(task)
+        return task
+
+    @staticmethod
+    async def _wait(task: _Task) -> Any:
+        try:
+            return await asyncio.wrap_future(task.future)
+        except asyncio.CancelledError:
+            task.cancelled.set()
+            raise
+
+    def _serve(self, worker: WorkerProcess | None) -> None:
+        while (task := self._queue.get()) is not None:
+            if self._closed:
+                task.future.cancel()
+            if task.future.set_running_or_notify_cancel():
+                worker = self._complete(task, worker)
+        if worker is not None:
+            worker.close()
+
+    def _complete(self, task: _Task, worker: WorkerProcess | None) -> WorkerProcess | None:
+        failure = ""
+        for _ in range(2):
+            try:
+                if worker is None:
+                    worker = WorkerProcess(self.tier)
+                current = worker
+                result = task.work(lambda order: current.perform(order, task.cancelled), worker.box)  # noqa: B023
+            except WorkerFailed as error:
+                failure = str(error)
+                if worker is not None:
+                    worker.close()
+                worker = None
+            except BaseException as error:  # belongs to whoever waits, not to this thread
+                task.future.set_exception(error)
+                return worker
+            else:
+                task.future.set_result(result)
+                return worker
+        task.future.set_result(task.give_up(f"the sandbox lost its worker twice: {failure}"))
+        return None
