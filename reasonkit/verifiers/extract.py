@@ -106,3 +106,17 @@ def _boxes(text: str) -> Iterator[tuple[int, int]]:
             start = opened.pop()
             if start >= 0:
                 yield start, position
+
+
+def answer_line(text: str) -> str | None:
+    """What the last line says after `Answer:` or `Final answer:`; None where it does not open with that."""
+    line = (last_line(text) or "").strip("*_ ")
+    label, colon, answer = line.partition(":")
+    if not colon or label.strip("*_ ").lower() not in (
+        "answer",
+        "final answer",
+        "the answer is",
+        "the final answer is",
+    ):
+        return None
+    return answer.strip("*_ ") or None
