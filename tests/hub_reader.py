@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from reasonkit.hub.client import Hub, Patience
@@ -11,7 +12,7 @@ from reasonkit.hub.tables import Tables, open_tables
 
 
 def read_into_journal(endpoint: str, repo: str, journal: Path, total: int) -> None:
-    """Resume from the journal's last line and go on to `total` rows, 20 at a time."""
+    """Resume from the journal's last line and go on to `total` rows, 5 at a time."""
     lines = journal.read_text().splitlines()
     done = sum(len(json.loads(line)["ids"]) for line in lines)
     hub = Hub(endpoint, Patience(first_wait=0.005, longest_wait=0.02, silence=2.0))
@@ -23,8 +24,9 @@ def read_into_journal(endpoint: str, repo: str, journal: Path, total: int) -> No
         if lines:
             stream.restore(json.loads(lines[-1])["state"])
         while done < total:
-            rows = stream.take(20)
+            rows = stream.take(5)
             # One write: rows and the state after them are both in the journal, or neither is.
             out.write(json.dumps({"ids": [row["id"] for row in rows], "state": stream.state()}) + "\n")
             out.flush()
             done += len(rows)
+            time.sleep(0.001)  # a trainer's step: the kill comes between two of them or within one
