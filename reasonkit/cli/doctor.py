@@ -46,10 +46,13 @@ print(json.dumps({
 """
 
 
+State = Literal["ok", "note", "broken"]
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    state: Literal["ok", "note", "broken"]
+    state: State
     """`note`: all that needs no such thing works. `broken`: something that every command needs does not."""
     found: str
     mend: str = ""
@@ -130,7 +133,7 @@ def check_packages() -> list[Check]:
         elif requirement.name in ("transformers", "ray"):
             named.append(Check(requirement.name, "ok", version))
     summary = f"{len(base) - len(wrong)} of {len(base)} required packages in their tested range"
-    state = "broken" if any(check.state == "broken" for check in wrong) else "note" if wrong else "ok"
+    state: State = "broken" if any(check.state == "broken" for check in wrong) else "note" if wrong else "ok"
     return [*named, Check("packages", state, summary), *wrong]
 
 
