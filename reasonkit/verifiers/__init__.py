@@ -19,7 +19,7 @@ from reasonkit.registry import load
 from reasonkit.verifiers.grader import AsyncVerifier, Grader, Verifier
 from reasonkit.verifiers.pool import VerifierPool
 from reasonkit.verifiers.routing import INLINE, ROUTES, VERIFIERS, Mode, target, verifier_name
-from reasonkit.verifiers.worker import judge
+from reasonkit.verifiers.worker import verdict_of
 
 __all__ = ["ROUTES", "VERIFIERS", "AsyncVerifier", "Grader", "Mode", "Verifier", "verify"]
 
@@ -33,7 +33,7 @@ def verify(record: Record, text: str, *, mode: Mode = "strict") -> Verdict:
         with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop already
             return thread.submit(asyncio.run, _verify_once(record, text, mode)).result()
     if name in INLINE:
-        return judge(verifier, record, text)
+        return verdict_of(verifier, record, text)
     return _shared_pool().submit(where, record, text).result()
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
 from reasonkit.records import Record, Verdict
 from reasonkit.registry import load
+from reasonkit.sandbox import Sandbox, open_sandbox
+from reasonkit.verifiers.judge import Judge, require_judge_url
 from reasonkit.verifiers.pool import MAX_PENDING, VerifierPool
 from reasonkit.verifiers.routing import INLINE, Mode, target, verifier_name
-from reasonkit.verifiers.worker import judge
+from reasonkit.verifiers.worker import verdict_of
 
 Verifier = Callable[[Record, str], Verdict]
 """Pure parsers: synchronous, run in the killable pool."""
@@ -42,6 +45,7 @@ class Grader:
     """Judges replies: `async with Grader() as grader: verdict = await grader.verify(record, text)`.
 
     `deadline` bounds one verdict in wall seconds, waiting included; verifiers have tighter limits of their own.
+    A sandbox or judge that is handed in is used and left open.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Grader:
         mode: Mode = "strict",
         workers: int | None = None,
         deadline: float = DEADLINE_SECONDS,
+        sandbox: Sandbox | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.mode = mode
         self._workers = workers
@@ -57,6 +63,10 @@ class Grader:
         self._verifiers: dict[str, _Resolved] = {}
         self._room = asyncio.Semaphore(MAX_PENDING)
         self._pool: VerifierPool | None = None
+        self._sandbox = sandbox
+        self._judge = judge
+        self._opening = asyncio.Lock()
+        self._owned = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,11 +77,14 @@ class Grader:
     async def close(self) -> None:
         if self._pool is not None:
             await asyncio.to_thread(self._pool.close)
+        await self._owned.aclose()
 
     def check(self, records: Iterable[Record]) -> None:
         """Raise UsageError if one of `records` could not be judged: no known verifier."""
         for name in {verifier_name(record) for record in records}:
             self._resolve(name)
+            if name == "judge" and self._judge is None:
+                require_judge_url()
 
     async def verify(self, record: Record, text: str) -> Verdict:
         """The verdict on `text` as a reply to `record`."""
@@ -86,7 +99,7 @@ class Grader:
                 if resolved.awaited is not None:
                     return await resolved.awaited(record, text, self)
                 if resolved.pure is not None and name in INLINE:
-                    return judge(resolved.pure, record, text)
+                    return verdict_of(resolved.pure, record, text)
                 return await self.in_pool(resolved.where, record, text)
         except TimeoutError:
             return Verdict.error(f"verifier '{name}' gave no verdict within {self._deadline:g} s")
@@ -99,6 +112,20 @@ class Grader:
             if self._pool is None:
                 self._pool = VerifierPool(self._workers, max_pending=MAX_PENDING)
             return await asyncio.wrap_future(self._pool.submit(where, record, text))
+
+    async def sandbox(self) -> Sandbox:
+        """The sandbox of this run, opened by the first verdict that needs one."""
+        async with self._opening:
+            if self._sandbox is None:
+                self._sandbox = await self._owned.enter_async_context(await open_sandbox())
+        return self._sandbox
+
+    async def judge(self) -> Judge:
+        """The LLM judge of this run, opened by the first verdict that needs one."""
+        async with self._opening:
+            if self._judge is None:
+                self._judge = await self._owned.enter_async_context(Judge.from_environment())
+        return self._judge
 
     def _resolve(self, name: str) -> _Resolved:
         if name not in self._verifiers:

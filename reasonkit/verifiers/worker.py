@@ -62,7 +62,7 @@ def pack(jobs: list[Job]) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def judge(verifier: Callable[[Record, str], Verdict], record: Record, text: str) -> Verdict:
+def verdict_of(verifier: Callable[[Record, str], Verdict], record: Record, text: str) -> Verdict:
     """The verdict, with whatever the verifier raised turned into one that names the cause."""
     try:
         verdict = verifier(record, text)
@@ -133,7 +133,7 @@ def _run(job: Job, verifiers: dict[str, Callable[[Record, str], Verdict]]) -> Ve
         except (ReasonkitError, ImportError) as error:
             return Verdict.error(f"verifier '{job.target}' cannot be loaded: {error}")
     signal.setitimer(signal.ITIMER_PROF, job.cpu_seconds)
-    verdict = judge(verifiers[job.target], job.record, job.text)
+    verdict = verdict_of(verifiers[job.target], job.record, job.text)
     signal.setitimer(signal.ITIMER_PROF, 0)
     return verdict
 
