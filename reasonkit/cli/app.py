@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "list": Command("reasonkit.cli.discover:list_names", "List every name that another command takes."),
     "show": Command("reasonkit.cli.discover:show", "Print one preset, run or name in full."),
+    "data": Command("reasonkit.cli.data:app", "Build data sets and look at them.", group=True),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
     "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
     "export": Command("reasonkit.cli.export:export", "Turn a run's checkpoint into a plain model folder."),

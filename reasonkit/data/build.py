@@ -22,6 +22,7 @@ from reasonkit.registry import load
 from reasonkit.seeding import derive_seed
 
 SOURCES: dict[str, str] = {
+    "arithmetic_chain": "reasonkit.data.sources.arithmetic_chain:SOURCE",
     "countdown": "reasonkit.data.sources.countdown:SOURCE",
     "graph": "reasonkit.data.sources.graph:SOURCE",
     "knights": "reasonkit.data.sources.knights:SOURCE",
@@ -136,8 +137,10 @@ def validate(source: AnySource, values: Mapping[str, Any]) -> Settings:
             raise UsageError(
                 f"{source.name} has no setting '{key}'", nearest(key, source.settings.model_fields)
             ) from None
-        hint = f"reasonkit show {source.name}"
-        raise UsageError(f"{source.name}: {key} = {error['input']!r}: {error['msg']}", hint) from None
+        # A validator of ours names the value itself; pydantic's own messages do not.
+        problem = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+        where = f"{source.name}: {key} = {error['input']!r}" if key else source.name
+        raise UsageError(f"{where}: {problem}", f"reasonkit show {source.name}") from None
     return settings
 
 

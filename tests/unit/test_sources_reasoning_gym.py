@@ -46,6 +46,12 @@ def test_a_reused_set_gives_the_items_of_a_fresh_one(task: str) -> None:
     _loaded.cache_clear()
 
 
+def test_an_integral_that_the_library_could_not_do_is_no_problem_to_set() -> None:
+    settings = {"config": {"problem_type_weights": [0, 0, 0, 0, 0, 1, 0, 0]}}
+    answers = [record.answer for record in build("rg:intermediate_integration", "train", 6, 0, settings)]
+    assert not [answer for answer in answers if "Integral" in answer]
+
+
 def test_the_callers_random_numbers_are_left_alone() -> None:
     import random
 

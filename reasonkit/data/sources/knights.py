@@ -76,7 +76,7 @@ class KnightsSettings(Settings):
     )
     prompt_format: Literal["messages", "raw"] = Field(
         "messages",
-        description="`raw` bakes ChatML and an opened <think> into the prompt, as Logic-RL's files have it.",
+        description="`raw` bakes ChatML and an opened `<think>` into the prompt, as Logic-RL's files have it.",
     )
 
 
