@@ -16,6 +16,7 @@ The demonstrator is for warm-up alone. Rewards never see it; they compare the fi
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def build(split: Split, size: int, seed: int, settings: ArithmeticChainSettings)
         while len(totals) <= count:
             # Any other digit is one allowed operation away, so all chains of a length are equally likely.
             totals.append(attempt.rng.choice([total for total in range(10) if total != totals[-1]]))
-        operations = (after - before for before, after in zip(totals, totals[1:], strict=False))
+        operations = (after - before for before, after in itertools.pairwise(totals))
         question = f"{totals[0]}{''.join(f'{operation:+d}' for operation in operations)}="
         return Problem(
             question,
