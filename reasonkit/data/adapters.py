@@ -303,6 +303,11 @@ def recognise(columns: Sequence[str]) -> str:
     )
 
 
+def read_any(row: Row) -> Record:
+    """A row of whichever known format its columns are those of."""
+    return READERS[recognise(list(row))](row)
+
+
 def _text(row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from reasonkit.data.mixture import ListFeed
-from reasonkit.errors import ReasonkitError
+from reasonkit.data.adapters import columns_as
+from reasonkit.data.files import write_records
+from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, open_stream
+from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Record
 
 
@@ -55,3 +58,117 @@ def test_restoring_over_changed_records_is_an_error_that_names_both() -> None:
 def test_no_records_is_an_error() -> None:
     with pytest.raises(ReasonkitError, match="no record"):
         ListFeed([], seed=0)
+
+
+def three_to_seven(seed: int = 0) -> dict[str, Feed]:
+    return {name: ListFeed(records(40, name), seed) for name in ("easy", "middle", "hard")}
+
+
+def sources(found: list[Record]) -> Counter[str]:
+    return Counter(record.source for record in found)
+
+
+def test_a_mixture_keeps_its_shares_and_every_feeds_own_order() -> None:
+    mixed = MixedFeed(three_to_seven(), [Stage({"easy": 3, "middle": 1})], seed=0)
+    taken = mixed.next(4000)
+    assert sources(taken)["hard"] == 0
+    assert abs(sources(taken)["easy"] - 3000) < 120
+    easy = [record.uid for record in taken if record.source == "easy"]
+    assert easy == uids(three_to_seven()["easy"].next(len(easy)))
+
+
+def test_a_mixture_does_not_depend_on_the_sizes_of_the_requests() -> None:
+    stages = [Stage({"easy": 1}, records=25), Stage({"easy": 1, "hard": 2})]
+    whole, pieces = MixedFeed(three_to_seven(), stages, 1), MixedFeed(three_to_seven(), stages, 1)
+    expected = [(record.source, record.uid) for record in whole.next(100)]
+    assert expected == [(r.source, r.uid) for size in (1, 24, 1, 74) for r in pieces.next(size)]
+    assert {source for source, _ in expected[:25]} == {"easy"}
+    assert {source for source, _ in expected[25:]} == {"easy", "hard"}
+
+
+def test_a_curriculum_moves_on_when_the_pass_rate_is_reached() -> None:
+    stages = [Stage({"easy": 1}, pass_rate=0.8, over=3), Stage({"hard": 1})]
+    mixed = MixedFeed(three_to_seven(), stages, 0)
+    for rate in (1.0, 0.9, 0.1, 0.7, 0.8):
+        mixed.observe(rate)
+        assert set(sources(mixed.next(8))) == {"easy"}
+    mixed.observe(0.95)
+    assert set(sources(mixed.next(8))) == {"hard"}
+
+
+@pytest.mark.parametrize("consumed", [0, 7, 25, 26, 90])
+def test_a_restored_mixture_continues_exactly(consumed: int) -> None:
+    stages = [
+        Stage({"easy": 1}, records=25),
+        Stage({"easy": 1, "middle": 1}, pass_rate=0.5, over=1),
+        Stage({"hard": 1}),
+    ]
+
+    def go_on(mixed: MixedFeed) -> list[Record]:
+        taken = mixed.next(30)
+        mixed.observe(0.6)
+        return taken + mixed.next(30)
+
+    mixed = MixedFeed(three_to_seven(), stages, 2)
+    mixed.next(consumed)
+    state = json.loads(json.dumps(mixed.state()))
+    resumed = MixedFeed(three_to_seven(), stages, 2)
+    resumed.restore(state)
+    assert go_on(resumed) == go_on(mixed)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "without a stage"),
+        ([Stage({"eazy": 1})], "weighs 'eazy'"),
+        ([Stage({"easy": 0})], "no positive weight"),
+        ([Stage({"easy": 2, "hard": -1})], "no positive weight"),
+        ([Stage({"easy": 1}), Stage({"hard": 1})], "never ends"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_an_error(stages: list[Stage], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MixedFeed(three_to_seven(), stages, 0)
+
+
+def test_a_streamed_record_file_feeds_what_the_file_holds(tmp_path: Path) -> None:
+    write_records(records(2500), tmp_path / "train.parquet")
+    feed = open_stream(str(tmp_path / "train.parquet"), seed=1)
+    first = feed.next(1000)
+    state = json.loads(json.dumps(feed.state()))
+    rest = feed.next(1500)
+    feed.restore(state)
+    assert feed.next(1500) == rest
+    assert sorted(uids(first + rest)) == sorted(uids(records(2500)))
+    feed.close()
+
+
+def test_a_streams_map_and_filter_drop_rows_with_a_count_and_a_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [json.dumps({"q": f"{number}?", "a": number if number % 3 else None}) for number in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    feed = open_stream(
+        str(tmp_path / "rows.jsonl"),
+        seed=0,
+        read=columns_as({"question": "q", "answer": "a"}, "toy"),
+        keep=lambda record: "even" if record.answer % 2 == 0 else None,
+    )
+    assert Counter(record.answer for record in feed.next(10)) == Counter(
+        n for n in range(30) if n % 3 and n % 2
+    )
+    feed.next(1)
+    assert feed.dropped["column a is empty"] >= 10
+    assert feed.dropped["even"] >= 10
+    assert len(caplog.messages) == 2, "one line a reason, not one a row"
+    feed.close()
+
+
+def test_a_stream_that_yields_nothing_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "1?", "a": 1}\n')
+    read = columns_as({"question": "question", "answer": "a"}, "toy")
+    feed = open_stream(str(tmp_path / "rows.jsonl"), seed=0, read=read)
+    with pytest.raises(ReasonkitError, match=r"gave no record \(column question is missing"):
+        feed.next(1)
+    feed.close()
