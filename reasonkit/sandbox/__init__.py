@@ -11,7 +11,8 @@ What a program does becomes a `RunStatus`; exceptions are about the sandbox itse
 from reasonkit.sandbox.interface import Sandbox
 from reasonkit.sandbox.jobs import CallJob, CallResult, Limits, ProgramJob, ProgramResult, RunStatus
 from reasonkit.sandbox.plain import NotPlain, plain
-from reasonkit.sandbox.tiers import open_sandbox
+from reasonkit.sandbox.probes import ProbeOutcome, Report
+from reasonkit.sandbox.tiers import open_sandbox, probe
 from reasonkit.sandbox.toolchains import languages
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "CallResult",
     "Limits",
     "NotPlain",
+    "ProbeOutcome",
     "ProgramJob",
     "ProgramResult",
+    "Report",
     "RunStatus",
     "Sandbox",
     "languages",
     "open_sandbox",
     "plain",
+    "probe",
 ]

@@ -1,7 +1,7 @@
 """A CallJob on a worker: turns what came back, and how the process ended, into one result for each input.
 
-Answers count only in order and only well-formed. When an input ends the process, the inputs after it run in a new one,
-so that one crash costs one test; the CPU time already used stays used.
+Answers count only in order and only well-formed. When an input ends the process, the inputs after it run in a
+new one, so that one crash costs one test; the CPU time already used stays used.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def run(job: CallJob, perform: Callable[[Order], Outcome], box: str) -> list[Cal
 
 
 def order(job: CallJob, first: int, limits: Any, box: str) -> Order:
-    header = {
+    header: dict[str, Any] = {
         "code": job.code,
         "entry": job.entry,
         "inputs": job.inputs[first:],
@@ -99,7 +99,7 @@ def order(job: CallJob, first: int, limits: Any, box: str) -> Order:
 
 
 def read_answers(frames: list[Any], job: CallJob, results: list[CallResult]) -> bool:
-    """Adds the answers to `results`, stopping at the first that is not the next; says whether the code was loaded."""
+    """Adds the answers to `results`, up to the first that is not the next; says whether the code was loaded."""
     loaded = False
     for message in frames:
         if not isinstance(message, dict):

@@ -1,7 +1,7 @@
 """The sandbox on this machine: a worker process for each core, each owned by a thread.
 
-Threads keep the blocking traffic with the workers out of every event loop: a job may be awaited in any loop, or waited
-for from any thread. A worker that dies is replaced and its job tried once more.
+Threads keep the blocking traffic with the workers out of every event loop: a job may be awaited in any loop, or
+waited for from any thread. A worker that dies is replaced and its job tried once more.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LocalSandbox(Sandbox):
         self.workers = workers or len(os.sched_getaffinity(0))
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = False
+        self._as_other_user = tier != "T1" and os.geteuid() == 0
         self._compiler = progrun.Compiler()
         first = WorkerProcess(tier)
         self.facts = first.facts
@@ -57,20 +58,24 @@ class LocalSandbox(Sandbox):
 
     async def call(self, job: CallJob) -> list[CallResult]:
         callrun.check(job)
-        return await self._wait(self._submit_call(job))
+        results: list[CallResult] = await self._wait(self._submit_call(job))
+        return results
 
     async def run(self, job: ProgramJob) -> ProgramResult:
-        progrun.check(job)
-        return await self._wait(self._submit_run(job))
+        progrun.check(job, as_other_user=self._as_other_user)
+        result: ProgramResult = await self._wait(self._submit_run(job))
+        return result
 
     def call_blocking(self, job: CallJob) -> list[CallResult]:
         """For code without an event loop."""
         callrun.check(job)
-        return self._submit_call(job).future.result()
+        results: list[CallResult] = self._submit_call(job).future.result()
+        return results
 
     def run_blocking(self, job: ProgramJob) -> ProgramResult:
-        progrun.check(job)
-        return self._submit_run(job).future.result()
+        progrun.check(job, as_other_user=self._as_other_user)
+        result: ProgramResult = self._submit_run(job).future.result()
+        return result
 
     async def close(self) -> None:
         await asyncio.to_thread(self.close_blocking)

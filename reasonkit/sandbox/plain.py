@@ -90,7 +90,7 @@ class NotJson(ValueError):
 
 
 def parse(text: bytes) -> Any:
-    """Strict JSON from an untrusted writer: bounded depth, finite numbers, nothing that raises anything but NotJson."""
+    """Strict JSON from an untrusted writer: bounded depth, finite numbers. Raises NotJson and nothing else."""
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError, MemoryError) as error:

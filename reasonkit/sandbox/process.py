@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -20,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasonkit.sandbox import toolchains
+from reasonkit.sandbox import bubblewrap, toolchains
 from reasonkit.sandbox.jobs import Limits
 from reasonkit.sandbox.wire import BrokenFrame, FrameReader, frame
+from reasonkit.sandbox.worker.box import empty
 
 _START_SECONDS = 30.0
+_END_SECONDS = 5.0
 _PACKAGE = Path(__file__).parent.parent
-_BOX_INSIDE = "/box/w"
+_BOX_PARENT_INSIDE = "/box"
 
 # Loads the worker's few modules as parts of a hollow package, so that none of the rest is imported.
 _BOOT = """
@@ -43,6 +43,10 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTH
 
 class WorkerFailed(Exception):
     """The worker could not wall itself in, or died. Says why; becomes a tier that is not offered, or a retry."""
+
+
+class _WorkerGone(Exception):
+    pass
 
 
 @dataclass(frozen=True)
@@ -82,39 +86,37 @@ class WorkerProcess:
     def __init__(self, tier: str) -> None:
         self.tier = tier
         self._orders = 0
-        self._folder: str | None = None
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            interpreter = _interpreter(tier)
-            self._process = self._spawn(interpreter, theirs.fileno())
-        self.box = self._folder or _BOX_INSIDE
+        self.box = ""
+        # Found here, not in the worker, because it needs the real installation around it.
+        interpreter = toolchains.interpreter(as_other_user=tier != "T1" and os.geteuid() == 0)
         config = {
             "tier": tier,
             "visible": toolchains.visible_folders(),
-            "site_packages": toolchains.site_packages(),
-            "box": None if tier == "T1" else self.box,
+            "site_packages": toolchains.site_packages(interpreter),
+            "box_parent": _BOX_PARENT_INSIDE if tier == "bwrap" else tempfile.gettempdir(),
         }
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            boot = [interpreter, "-S", "-s", "-P", "-c", _BOOT, str(_PACKAGE), str(theirs.fileno())]
+            command = [*bubblewrap.command(_PACKAGE), *boot] if tier == "bwrap" else boot
+            self._process = subprocess.Popen(
+                command,
+                env=_ENVIRONMENT,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                **(bubblewrap.as_other_user() if tier == "bwrap" else {}),
+            )
         try:
             self.control.send(json.dumps(config).encode())
             self.facts = self._first_report()
         except (OSError, WorkerFailed):
             self.close()
             raise
-
-    def _spawn(self, interpreter: str, control: int) -> subprocess.Popen[bytes]:
-        command = [interpreter, "-S", "-s", "-P", "-c", _BOOT, str(_PACKAGE), str(control)]
-        if self.tier in ("T2", "unsafe"):
-            self._folder = tempfile.mkdtemp(prefix="reasonkit-sandbox-")
-        return subprocess.Popen(  # noqa: S603
-            command,
-            env=_ENVIRONMENT,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[control],
-            start_new_session=True,
-        )
+        self.box = self.facts["box"]
 
     def _first_report(self) -> dict[str, Any]:
         self.control.settimeout(_START_SECONDS)
@@ -134,14 +136,15 @@ class WorkerProcess:
         """Hangs up, which ends the worker and with it everything inside."""
         self.control.close()
         try:
-            self._process.wait(2)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
+        if self.tier in ("T2", "unsafe") and self.box and Path(self.box).is_dir():
+            empty(self.box)  # the worker was killed before it could
+            Path(self.box).rmdir()
 
     def perform(self, order: Order, cancelled: threading.Event) -> Outcome:
         self._orders += 1
@@ -163,6 +166,8 @@ class WorkerProcess:
         exchange = _Exchange(self.control, channel, outside, order, cancelled)
         try:
             return exchange.run()
+        except _WorkerGone as gone:
+            raise WorkerFailed(f"{gone}: {self._last_words()}") from gone
         finally:
             channel.close()
             for descriptor in outside:
@@ -235,7 +240,7 @@ class _Exchange:
             try:
                 self.control.send(b'{"kill": true}')
             except OSError as error:
-                raise WorkerFailed(f"the worker does not listen: {error}") from error
+                raise _WorkerGone(f"the worker does not listen ({error})") from error
 
     def _write_payload(self) -> None:
         try:
@@ -295,7 +300,7 @@ class _Exchange:
         """The job is over and everything of it dead: what is still in the pipes is all there will be."""
         message, descriptors, _, _ = socket.recv_fds(self.control, 1 << 18, 64)
         if not message:
-            raise WorkerFailed("the worker died")
+            raise _WorkerGone("the worker died")
         report = json.loads(message)
         outcome = self.outcome
         for name, descriptor in zip(report["collected"], descriptors, strict=True):
@@ -315,7 +320,3 @@ class _Exchange:
         for descriptor in self._texts:
             while self._read_text(descriptor):
                 pass
-
-
-def _interpreter(tier: str) -> str:
-    return str(Path(sys._base_executable).resolve())

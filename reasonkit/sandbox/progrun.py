@@ -14,8 +14,8 @@ from reasonkit.errors import UsageError
 from reasonkit.sandbox import toolchains
 from reasonkit.sandbox.callrun import end_status
 from reasonkit.sandbox.jobs import Limits, ProgramJob, ProgramResult, RunStatus
-from reasonkit.sandbox.toolchains import COMPILE_LIMITS, Language
 from reasonkit.sandbox.process import Order, Outcome, WorkerFailed
+from reasonkit.sandbox.toolchains import COMPILE_LIMITS, Language
 
 Perform = Callable[[Order], Outcome]
 _COMPILE_BOX_MB = 512
@@ -29,13 +29,14 @@ _MEMORY_WORDS = (
 )
 
 
-def check(job: ProgramJob) -> None:
+def check(job: ProgramJob, *, as_other_user: bool) -> None:
+    """Refuses what cannot be run here, before anything is queued."""
     for name in job.files:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
             raise UsageError(f"a job's file cannot be called {name!r}", "use a relative name without '..'")
     chosen = toolchains.language(job.language)
-    toolchains.toolchain(chosen.name)
+    toolchains.toolchain(chosen.name, as_other_user=as_other_user)
 
 
 def run(job: ProgramJob, perform: Perform, box: str, compiler: Compiler) -> ProgramResult:
@@ -101,7 +102,8 @@ def exec_order(
     argv: list[str], files: Mapping[str, bytes], stdin: str, limits: Limits, box: str, path: str
 ) -> Order:
     header, content = payload(files, stdin, box, path)
-    go = {
+    own = {
+        "OPENSSL_CONF": "/dev/null",
         "GOCACHE": f"{box}/tmp/go",
         "GOPATH": f"{box}/tmp/gopath",
         "CGO_ENABLED": "0",
@@ -109,7 +111,7 @@ def exec_order(
     }
     env = header["env"]
     assert isinstance(env, dict)
-    header |= {"argv": argv, "env": env | go}
+    header |= {"argv": argv, "env": env | own}
     return Order("exec", header, limits, content, streams=True)
 
 
@@ -128,7 +130,7 @@ def result(outcome: Outcome, limits: Limits) -> ProgramResult:
         status, words = end_status(outcome.stopped, outcome.code, outcome.cpu, limits.cpu_seconds)
         if status == RunStatus.RUNTIME_ERROR and any(word in stderr[-4000:] for word in _MEMORY_WORDS):
             status = RunStatus.MEMORY
-        stderr = stderr or words
+        stderr = stderr if status == RunStatus.RUNTIME_ERROR else stderr or words
     return ProgramResult(
         status,
         stdout,

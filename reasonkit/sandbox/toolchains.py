@@ -1,7 +1,7 @@
 """Which languages this machine can compile and run, and with what commands.
 
-A toolchain is looked for on PATH; folders outside /usr that it needs are made visible inside the sandbox, read-only.
-A job in a language without a toolchain is an error that says what to install, never a wrong answer.
+A toolchain is looked for on PATH; folders outside /usr that it needs are made visible inside the sandbox,
+read-only. A job in a language without a toolchain is an error that says what to install, never a wrong answer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ COMPILE_LIMITS = Limits(
 
 @dataclass(frozen=True)
 class Language:
-    """Commands are given the toolchain's path, the name of the main source file and the memory in MB.
+    """Commands are given the toolchain's path; to run, also the main class and the memory in MB.
 
-    `artifacts` are patterns of what compiling leaves and running needs. A runtime that reserves far more addresses than
-    it uses (`address_space` off) has its memory watched instead of its addresses limited.
+    `artifacts` are patterns of what compiling leaves and running needs. A runtime that reserves far more
+    addresses than it uses (`address_space` off) has its memory watched instead of its addresses limited.
     """
 
     name: str
@@ -62,7 +62,7 @@ def _compile_java(path: str) -> list[str]:
     ]
 
 
-def _run_binary(path: str, main: str, memory_mb: int) -> list[str]:
+def _run_binary(_path: str, _main: str, _memory_mb: int) -> list[str]:
     return ["./main"]
 
 
@@ -80,7 +80,7 @@ _TABLE = {
     ),
     "nodejs": Language(
         "nodejs", ("node", "nodejs"), "apt-get install nodejs", "main.js",
-        run=lambda path, main, memory: [path, "--stack-size=65500", f"--max-old-space-size={memory}", "main.js"],
+        run=lambda path, _main, memory: [path, "--stack-size=65500", f"--max-old-space-size={memory}", "main.js"],
         address_space=False,
     ),
     "go": Language(
@@ -95,7 +95,7 @@ _TABLE = {
     ),
     "bash": Language(
         "bash", ("bash",), "apt-get install bash", "main.sh",
-        run=lambda path, main, memory: [path, "main.sh"], processes=True,
+        run=lambda path, _main, _memory: [path, "main.sh"], processes=True,
     ),
 }  # fmt: skip
 
@@ -117,9 +117,15 @@ def languages() -> dict[str, str | None]:
     return {name: _toolchain(name) for name in _TABLE}
 
 
-def toolchain(name: str) -> str:
-    """The path of a language's toolchain; an error with the install command where there is none."""
+def toolchain(name: str, *, as_other_user: bool = False) -> str:
+    """The path of a language's toolchain; an error with the install command where there is none that the worker's
+    user can reach."""
     found = _toolchain(name)
+    if found is not None and as_other_user and name != "python":
+        usable = open_to_all(found) and (
+            name != "pytest" or bool(site_packages(interpreter(as_other_user=True)))
+        )
+        found = found if usable else None
     if found is None:
         chosen = _TABLE[name]
         looked_for = " or ".join(chosen.programs) or name
@@ -145,13 +151,13 @@ def _toolchain(name: str) -> str | None:
 
 def _rustc_itself(found: str) -> str | None:
     """rustup puts a chooser in front of the compiler, which needs its own configuration; the compiler does not."""
-    asked = subprocess.run([found, "--print", "sysroot"], capture_output=True, text=True, check=False)  # noqa: S603
+    asked = subprocess.run([found, "--print", "sysroot"], capture_output=True, text=True, check=False)
     compiler = Path(asked.stdout.strip(), "bin", "rustc")
     return str(compiler) if asked.returncode == 0 and compiler.exists() else None
 
 
 def visible_folders() -> tuple[str, ...]:
-    """Folders outside /usr that interpreters and compilers need: the standard library, installed packages, toolchains."""
+    """Folders outside /usr that jobs need: the standard library, installed packages, toolchains."""
     base = Path(sys.base_prefix)
     wanted = [base / "bin", base / "lib", base / "lib64", *(Path(folder) for folder in site_packages())]
     for name in ("cpp", "java", "nodejs", "go", "rust"):
@@ -166,15 +172,45 @@ def visible_folders() -> tuple[str, ...]:
     return tuple(kept)
 
 
-def site_packages() -> list[str]:
+def site_packages(for_interpreter: str = "") -> list[str]:
+    """Installed packages, which jobs may import, if the worker runs the interpreter that they are for."""
+    if for_interpreter and for_interpreter != _base_interpreter():
+        return []
     return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+
+def _base_interpreter() -> str:
+    below: str = vars(sys)["_base_executable"]  # a virtual environment hides it everywhere else
+    return str(Path(below).resolve())
+
+
+def interpreter(*, as_other_user: bool) -> str:
+    """The Python that workers run on: the one below this environment, or the system's when root's own lies
+    where the unprivileged user that the worker becomes cannot look (`/root`)."""
+    if not as_other_user or open_to_all(_base_interpreter()):
+        return _base_interpreter()
+    system = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")
+    question = "import sys; print(*sys.version_info[:2])"
+    if system is not None:
+        answer = subprocess.run([system, "-c", question], capture_output=True, text=True, check=False)
+        if answer.returncode == 0 and tuple(int(part) for part in answer.stdout.split()) >= (3, 11):
+            return system
+    raise ReasonkitError(
+        f"unprivileged users cannot run {_base_interpreter()}, and there is no other Python 3.11",
+        "apt-get install python3, or run reasonkit as an unprivileged user",
+    )
+
+
+def open_to_all(path: str) -> bool:
+    parents = Path(path).resolve().parents
+    return all(parent.stat().st_mode & 0o001 for parent in parents)
 
 
 _JAVA_TYPE = re.compile(r"\b(?:class|interface|enum|record)\s+(\w+)")
 
 
 def java_names(code: str) -> tuple[str, str]:
-    """The file name that javac insists on and the class that holds `main`, as far as a look at the text can tell."""
+    """The file name that javac insists on and the class that holds `main`, as far as the text shows."""
     package = re.search(r"^\s*package\s+([\w.]+)\s*;", code, re.MULTILINE)
     public = re.search(
         r"\bpublic\s+(?:(?:final|abstract|strictfp)\s+)*(?:class|interface|enum|record)\s+(\w+)", code

@@ -31,7 +31,6 @@ class Box:
             options = f"size={megabytes}m,nr_inodes={_INODES},mode=700"
             kernel.mount("tmpfs", self.path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         else:
-            os.makedirs(self.path, 0o700, exist_ok=True)
             os.chmod(self.path, 0o700)
         os.mkdir(f"{self.path}/tmp", 0o700)
 
@@ -75,6 +74,19 @@ class Box:
             except OSError:
                 continue  # removed, or made unreachable, while we looked
         return total / 1e6
+
+    def remove(self) -> None:
+        """When the worker ends. A tmpfs has gone with its last mount."""
+        if not self.mounted:
+            self.close()
+            os.rmdir(self.path)
+
+
+def make(parent: str) -> Box:
+    """A folder of this worker alone, emptied between jobs."""
+    path = f"{parent}/reasonkit-sandbox-{os.urandom(8).hex()}"
+    os.mkdir(path, 0o700)
+    return Box(path, mounted=False)
 
 
 def _names(top: str) -> Iterator[str]:

@@ -1,15 +1,14 @@
 """Inside the job: run the code, call it for each input, send each outcome away as plain data.
 
-Everything here runs next to the untrusted code, which may take all of it apart. That gains it nothing: it holds inputs
-only, and whatever it writes to the channel is taken for its own answers. What honest programs need is that calls
-do not disturb each other: inputs are decoded anew, streams and what a program commonly changes are put back.
+Everything here runs next to the untrusted code, which may take all of it apart. That gains it nothing:
+it holds inputs only, and whatever it writes to the channel is taken for its own answers. What honest
+programs need is that calls do not disturb each other: streams and what programs commonly change are put back.
 """
 
 from __future__ import annotations
 
 import atexit
 import builtins
-import contextlib
 import io
 import json
 import os
@@ -145,7 +144,7 @@ def _call_once(find: Callable[[], Any], index: int, given: Any, channel: Channel
     capture = _Capture(channel.limit)
     sys.stdout = io.TextIOWrapper(capture, encoding="utf-8", errors="replace", write_through=True)
     random.seed(0)
-    began = time.process_time()
+    began = _cpu()
     outcome = Outcome()
     try:
         outcome.value = plain(find()(*args, **kwargs))
@@ -153,7 +152,7 @@ def _call_once(find: Callable[[], Any], index: int, given: Any, channel: Channel
         outcome.status, outcome.error = "runtime_error", f"the result cannot be compared: {error}"
     except BaseException as error:
         outcome.status, outcome.error = _status_of(error), _describe(error)
-    outcome.cpu = time.process_time() - began
+    outcome.cpu = _cpu() - began
     outcome.stdout = capture.text()
     channel.send(index, outcome)
 
@@ -162,7 +161,7 @@ def _call_once(find: Callable[[], Any], index: int, given: Any, channel: Channel
 
 
 class Streams:
-    """Descriptors 0 and 1 as files in memory, so that `open(0)`, `os.write(1, ...)` and `print` all meet the same bytes."""
+    """Descriptors 0 and 1 as files in memory: `open(0)`, `os.write(1, ...)` and `print` meet the same bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -200,7 +199,7 @@ def _run_program(code: types.CodeType, index: int, text: str, streams: Streams, 
     streams.feed(text)
     random.seed(0)
     names, recursion = dict(builtins.__dict__), sys.getrecursionlimit()
-    began = time.process_time()
+    began = _cpu()
     outcome = Outcome()
     try:
         try:
@@ -213,7 +212,7 @@ def _run_program(code: types.CodeType, index: int, text: str, streams: Streams, 
     except BaseException as error:
         outcome.status, outcome.error = _status_of(error), _describe(error)
     module.__dict__.clear()  # files that the program left open are flushed, as at the end of a process
-    outcome.cpu = time.process_time() - began
+    outcome.cpu = _cpu() - began
     outcome.stdout, too_much = streams.output()
     if too_much:
         outcome.status = "output_limit"
@@ -235,6 +234,11 @@ def finish_like_the_interpreter() -> None:
 
 
 # Both
+
+
+def _cpu() -> float:
+    """Under a CPU limit the process clock advances by scheduler ticks only; the thread's is exact."""
+    return max(time.process_time(), time.thread_time())
 
 
 class _Capture(io.BytesIO):

@@ -1,8 +1,8 @@
 """What a job's own process takes upon itself between fork and the first line of untrusted code.
 
-Limits first, then Landlock, then capabilities, then seccomp last (it forbids some of the calls before it). The rules that
-can be are prepared once in the worker; where there is no PID namespace a job may signal only itself, so its filter is
-assembled for its own PID.
+Limits first, then Landlock, then capabilities, then seccomp last (it forbids some of the calls before it).
+What can be is prepared once in the worker; where there is no PID namespace a job may signal only itself, so
+its filter is assembled for its own PID.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class Walls:
     max_tasks: int
     visible: tuple[str, ...]
     box: str
+    box_is_mounted: bool
 
 
 def max_tasks(*, private_user: bool) -> int:
-    """RLIMIT_NPROC for a job. Only where the worker's user is nobody else's (its own user namespace on Linux 5.14
-    or later, or a user picked for this worker) can it be tight; elsewhere it counts everything that the user runs."""
+    """RLIMIT_NPROC for a job. It can be tight only where the worker's user is nobody else's: in a user namespace
+    of its own from Linux 5.14 on, or a user picked for this worker. Elsewhere it counts all that the user runs."""
     major, minor = (int(part) for part in os.uname().release.split(".")[:2])
     if private_user and ((major, minor) >= (5, 14) or os.getuid() >= 61184):
         return _MAX_TASKS
@@ -55,7 +56,11 @@ class Confinement:
         self.walls = walls
         self._rules = -1
         if walls.filtered and walls.own_root and walls.landlock_abi:
-            rules = landlock.ruleset(walls.landlock_abi, _own_root_rules())
+            # A tmpfs of T1 is mounted at the box later: Landlock looks through the mount at the folder above it.
+            writable = os.path.dirname(walls.box) if walls.box_is_mounted else walls.box
+            rules = landlock.ruleset(
+                walls.landlock_abi, {"/": landlock.READ, writable: landlock.FULL, **_device_rules()}
+            )
             self._rules = fcntl.fcntl(rules, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
             os.close(rules)
         self._filters: dict[seccomp.Policy, bytes] = {}
@@ -92,11 +97,6 @@ class Confinement:
         rules |= {f"/proc/{name}": landlock.READ for name in _PROC_READABLE}
         rules |= {f"/proc/{os.getpid()}": landlock.READ}
         return {**rules, **_device_rules(), self.walls.box: landlock.FULL}
-
-
-def _own_root_rules() -> dict[str, int]:
-    # The tmpfs of a job is mounted below /box later; Landlock looks through the mount up to this folder.
-    return {"/": landlock.READ, "/box": landlock.FULL, **_device_rules()}
 
 
 def _device_rules() -> dict[str, int]:

@@ -10,6 +10,7 @@ cannot search (`/root`), and only then is the user given up and the user namespa
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -45,8 +46,8 @@ _NOATIME, _NODIRATIME, _ST_RELATIME, _MS_RELATIME = 1 << 10, 1 << 11, 1 << 12, 1
 
 
 def unprivileged_user() -> int | None:
-    """The user that a worker of root becomes: one for each worker, so that limits on a user's processes count only its
-    own; None when this process is not root, or is the only user of its namespace."""
+    """The user that a worker of root becomes: one for each worker, so that limits on a user's processes count
+    only its own. None when this process is not root, or is the only user of its namespace."""
     if os.geteuid() != 0:
         return None
     mapped = []
@@ -192,7 +193,6 @@ def _touch(path: str) -> None:
 
 def _mount_proc() -> None:
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    try:
+    # A container that masks parts of its own /proc allows no fresh one: an empty folder serves.
+    with contextlib.suppress(PermissionError):
         kernel.mount("proc", "/new/proc", "proc", flags, "hidepid=2")
-    except PermissionError:
-        pass  # a container that masks parts of its own /proc allows no fresh one; an empty folder serves

@@ -84,7 +84,7 @@ def drop_bounding_set() -> None:
 
 
 def open_beneath(directory: int, name: str) -> int:
-    """Opens a file for reading that really lies beneath `directory`: no symlink on the way, no `..`, no FIFO that blocks."""
+    """Opens for reading what truly lies beneath `directory`: no symlinks, no `..`, no FIFO that blocks."""
     resolve_beneath, resolve_no_symlinks, resolve_no_magiclinks, resolve_no_xdev = 0x08, 0x04, 0x02, 0x01
     how = struct.pack(
         "QQQ",

@@ -39,7 +39,7 @@ def abi() -> int:
 
 
 def ruleset(version: int, rules: Mapping[str, int]) -> int:
-    """A file descriptor of the rules `path -> rights`; paths that do not exist are left out."""
+    """A file descriptor of the rules `path -> rights`; paths that are not there for this user are left out."""
     handled = _RIGHTS_OF_ABI[min(version, 5)]
     tcp = 3 if version >= 4 else 0  # bind and connect, allowed nowhere
     scoped = 3 if version >= 6 else 0  # abstract sockets and signals stay inside
@@ -49,7 +49,7 @@ def ruleset(version: int, rules: Mapping[str, int]) -> int:
     for path, rights in rules.items():
         try:
             target = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             continue
         allowed = rights & handled & (-1 if os.path.isdir(path) else _FILE_RIGHTS)
         rule = struct.pack("=Qi", allowed, target)

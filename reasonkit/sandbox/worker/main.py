@@ -1,12 +1,13 @@
-"""The worker: walls itself in, then forks once for each job that is ordered, and never looks at what a job contains.
+"""The worker: walls itself in, then forks once for each job that is ordered. It never looks into a job.
 
-Orders and reports are single messages on a control socket that no job inherits. With an order come the descriptors that
-become the job's channel and streams. That the walls stood before untrusted code ran is told through a pipe that is
-closed by then, so a job cannot pass its own failure off as one of the sandbox.
+Orders and reports are single messages on a control socket that no job inherits. With an order come the
+descriptors that become the job's channel and streams. That the walls stood before untrusted code ran is told
+through a pipe that is closed by then, so a job cannot pass its own failure off as one of the sandbox.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import gc
@@ -26,7 +27,8 @@ _MESSAGE = 1 << 16
 _SETUP_FAILED = 97
 _PRELOADED = (
     "abc", "array", "ast", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "numbers", "operator", "random",
+    "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "numbers", "operator",
+    "random",
     "re", "statistics", "string", "struct", "textwrap", "threading", "time", "typing",
 )  # fmt: skip
 
@@ -40,11 +42,10 @@ def main(control_descriptor: int) -> NoReturn:
         control.send(json.dumps({"failed": str(error)}).encode())
         os._exit(1)
     control.send(json.dumps({"ready": True, **worker.facts()}).encode())
-    try:
+    with contextlib.suppress(watch.HungUp):
         while worker.serve_one():
             pass
-    except watch.HungUp:
-        pass
+    worker.box.remove()
     os._exit(0)
 
 
@@ -60,7 +61,7 @@ class Worker:
         own_root, filtered = tier in ("T1", "bwrap"), tier != "unsafe"
         self.control = control
         self.private_pids = os.getpid() == 1
-        self.box = box.Box(config["box"] or jail.BOX, mounted=tier == "T1")
+        self.box = box.Box(jail.BOX, mounted=True) if tier == "T1" else box.make(config["box_parent"])
         self.confinement = confine.Confinement(
             confine.Walls(
                 own_root=own_root,
@@ -70,6 +71,7 @@ class Worker:
                 max_tasks=confine.max_tasks(private_user=own_root or os.getuid() >= 61184),
                 visible=visible,
                 box=self.box.path,
+                box_is_mounted=self.box.mounted,
             )
         )
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -78,10 +80,12 @@ class Worker:
         gc.disable()
 
     def facts(self) -> dict[str, Any]:
+        walls = self.confinement.walls
         return {
-            "landlock_abi": self.confinement.walls.landlock_abi,
-            "private_pids": self.private_pids,
+            "landlock_abi": walls.landlock_abi,
+            "private_pids": walls.private_pids,
             "uid": os.getuid(),
+            "box": walls.box,
         }
 
     def serve_one(self) -> bool:
@@ -135,11 +139,8 @@ class Worker:
         header, content = wire.read_frame(descriptors[0])
         stdin, files = content[: header["stdin_bytes"]], content[header["stdin_bytes"] :]
         programs.place_files(header["files"], files)
-        streams = (
-            calls.Streams(header["output_bytes"])
-            if job["kind"] == "call" and header["entry"] is None
-            else None
-        )
+        as_program = job["kind"] == "call" and header["entry"] is None
+        streams = calls.Streams(header["output_bytes"]) if as_program else None
         channel, told = _settle_descriptors(descriptors, told)
         if stdin:
             programs.standard_input(stdin)

@@ -1,4 +1,4 @@
-"""Inside the job: become one program. Another language by exec; Python without one, in the process that was forked."""
+"""Inside the job: become one program. Another language by exec; Python in the process that was forked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def standard_input(text: bytes) -> None:
 
 
 def run_python(args: list[str]) -> NoReturn:
-    """`solution.py` as `__main__`, with the streams, arguments and exit status that an interpreter would give it."""
+    """`solution.py` as `__main__`, with the streams, arguments and exit status of an interpreter."""
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)  # noqa: SIM115

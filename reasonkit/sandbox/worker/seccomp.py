@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import signal
 import struct
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ NAMESPACES_AND_MOUNTS: Numbers = {
     "swapon": (167, 224), "swapoff": (168, 225), "quotactl": (179, 60), "quotactl_fd": (443, 443),
     "sethostname": (170, 161), "setdomainname": (171, 162), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
-    "mknod": (133, None), "mknodat": (259, 33), "uselib": (134, None), "vhangup": (153, 58),
+    "uselib": (134, None), "vhangup": (153, 58),
 }  # fmt: skip
 
 KERNEL_SURFACE: Numbers = {
@@ -141,7 +140,7 @@ def _clone_rule(processes: bool) -> bytes:
 
 
 def assemble(policy: Policy, machine: str, own_pid: int = 0) -> bytes:
-    """The filter's instructions. `own_pid` is the only process that may be signalled where `private_pids` is off."""
+    """The filter's instructions. Without `private_pids`, `own_pid` is the only process that may be signalled."""
     column = ("x86_64", "aarch64").index(machine)
     program = [
         _op(_LOAD, _ARCH),
@@ -187,6 +186,3 @@ def install(program: bytes) -> None:
     holder = ctypes.create_string_buffer(descriptor, len(descriptor))
     mode_filter = 2
     kernel.prctl(kernel.PR_SET_SECCOMP, mode_filter, ctypes.addressof(holder))
-
-
-FATAL_SIGNAL = signal.SIGSYS

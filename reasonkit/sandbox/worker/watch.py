@@ -1,13 +1,14 @@
 """From fork to the last process reaped: deadlines, memory, and an end that nothing of the job survives.
 
-CPU time is read from the kernel's clock of the job's processes and decides. The wall limit counts only the time that the
-job did not spend waiting for a core, so that a busy machine does not turn a slow answer into a wrong one; ten times
-the limit is final all the same.
+CPU time is read from the kernel's clock of the job's processes and decides. The wall limit counts only the
+time that the job did not spend waiting for a core, so that a busy machine does not turn a slow answer into a
+wrong one; ten times the limit is final all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from reasonkit.sandbox.worker.box import Box
 _TICK = 0.02
 _DISK_TICK = 0.1
 _WALL_BACKSTOP = 10
+_CORES = os.cpu_count() or 1
 
 
 @dataclass
@@ -39,7 +41,11 @@ def supervise(
     pid: int, job: dict[str, Any], control: socket.socket, box: Box, *, private_pids: bool
 ) -> Ending:
     started = time.monotonic()
-    stopped = _wait(pid, job, control, box, started)
+    try:
+        stopped = _wait(pid, job, control, box, started)
+    except HungUp:
+        _end_all(pid, private_pids=private_pids)
+        raise
     code, cpu = _end_all(pid, private_pids=private_pids)
     return Ending(code, cpu, time.monotonic() - started, stopped)
 
@@ -49,34 +55,23 @@ def _wait(pid: int, job: dict[str, Any], control: socket.socket, box: Box, start
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.register(control, select.POLLIN)
-    # One process with bounded addresses needs no watching between its deadlines.
+    # One process with bounded addresses and a bounded folder needs no watching between its deadlines.
     family = job["processes"] or not job["address_space"]
+    longest = _TICK if family else math.inf if box.mounted else _DISK_TICK
     disk_due = started + _DISK_TICK
-    cores = os.cpu_count() or 1
     try:
         while True:
-            used = _family_cpu() if family else _cpu_of(pid)
             elapsed = time.monotonic() - started
-            if used > job["cpu_seconds"]:
-                return "cpu"
-            if elapsed > job["wall_seconds"] and (
-                elapsed - _waited_for_core(pid) > job["wall_seconds"]
-                or elapsed > job["wall_seconds"] * _WALL_BACKSTOP
-            ):
-                return "wall"
-            if family and _family_megabytes() > job["memory_mb"]:
-                return "memory"
-            if not box.mounted and time.monotonic() > disk_due:
-                if box.used_megabytes() > job["box_mb"]:
-                    return "disk"
+            used = _family_cpu() if family else _cpu_of(pid)
+            reason = _exceeded(pid, job, used, elapsed, family=family)
+            if reason is None and not box.mounted and started + elapsed > disk_due:
+                reason = "disk" if box.used_megabytes() > job["box_mb"] else None
                 disk_due = time.monotonic() + _DISK_TICK
-            pause = max((job["cpu_seconds"] - used) / cores, 0.004)
-            pause = min(pause, max(job["wall_seconds"] - elapsed, 0.05))
-            if family:
-                pause = min(pause, _TICK)
-            elif not box.mounted:
-                pause = min(pause, _DISK_TICK)
-            ready = dict(poll.poll(pause * 1000))
+            if reason is not None:
+                return reason
+            cpu_due = max((job["cpu_seconds"] - used) / _CORES, 0.004)
+            wall_due = max(job["wall_seconds"] - elapsed, 0.05)
+            ready = dict(poll.poll(min(cpu_due, wall_due, longest) * 1000))
             if handle in ready:
                 return None
             if control.fileno() in ready:
@@ -85,6 +80,15 @@ def _wait(pid: int, job: dict[str, Any], control: socket.socket, box: Box, start
                 return "killed"
     finally:
         os.close(handle)
+
+
+def _exceeded(pid: int, job: dict[str, Any], used: float, elapsed: float, *, family: bool) -> str | None:
+    if used > job["cpu_seconds"]:
+        return "cpu"
+    wall = job["wall_seconds"]
+    if elapsed > wall and (elapsed - _waited_for_core(pid) > wall or elapsed > wall * _WALL_BACKSTOP):
+        return "wall"
+    return "memory" if family and _family_megabytes() > job["memory_mb"] else None
 
 
 def _end_all(pid: int, *, private_pids: bool) -> tuple[int, float]:
