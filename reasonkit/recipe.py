@@ -69,7 +69,7 @@ class WarmupConfig(Settings):
     batch: Positive = 64
     """Demonstrations an update."""
     lr: NonNegative = 4e-3
-    """Peak learning rate; decays to a tenth along a cosine over `max_steps`."""
+    """Peak learning rate; falls to a tenth along a cosine over two thirds of `max_steps`."""
     max_steps: Positive = 2000
     """Give up, with an error, when the gate has not opened by then."""
     check_every: Positive = 50
@@ -113,6 +113,9 @@ class RewardPart(Settings):
 
 
 class LossConfig(Settings):
+    policy: str = "clipped"
+    """How ratios and advantages become token losses: `clipped` (PPO's), `nll` (imitation), or a user's
+    `module:function`."""
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"] = "token_mean"
     """How token losses become one number; `constant` divides by sequences × rollout.max_tokens (Dr.GRPO)."""
     clip_low: NonNegative = 0.2
@@ -151,7 +154,7 @@ class TrainConfig(Settings):
     grad_clip: Annotated[float, Field(gt=0.0)] = 1.0
     """The gradient's global norm is clipped to this."""
     token_budget: Positive = 16384
-    """Tokens of a micro-batch, padding included. Changes memory and speed, never the gradient."""
+    """Tokens of a micro-batch, which is packed without padding. Changes memory and speed, never the gradient."""
     skip_zero_advantage: bool = True
     """Leave samples whose advantage is 0 out of the forward pass where they cannot change the gradient."""
     threads: Annotated[int, Field(ge=0)] = 0

@@ -1,0 +1,117 @@
+"""Models and tokenizers in Hugging Face folders: loading them, and making new ones from a recipe's fields.
+
+A new tokenizer has one token a character and a ChatML template: enough for a model that starts from nothing. Left
+out: training a tokenizer, and loading anything but decoder-only language models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from reasonkit.errors import ConfigError, ReasonkitError, nearest
+from reasonkit.recipe import ModelConfig
+
+transformers.utils.logging.disable_progress_bar()  # a bar for every file it reads or writes is none of ours
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+ROLES = "system user assistant tool\n"
+"""What the template itself writes must be in every alphabet."""
+
+
+def make_model(config: ModelConfig, folder: Path, seed: int) -> None:
+    """A new model with random weights, and its tokenizer, as a plain Hugging Face folder."""
+    tokenizer = make_tokenizer(config.alphabet)
+    architecture = _architecture(config, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token for each character, and the three special ones. Characters outside the alphabet become padding."""
+    characters = sorted(set(alphabet) | set(ROLES))
+    vocabulary = {token: place for place, token in enumerate([PAD, START, END, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[START],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(path, error) from error
+    assert isinstance(model, PreTrainedModel)
+    return torch.nn.Module.to(model, device)
+
+
+def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(path, error) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """The recipe's fields, with what follows from the tokenizer and the context."""
+    fields: dict[str, Any] = dict(config.init or {})
+    kind = fields.pop("model_type", None)
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+    except ValueError as error:
+        raise ConfigError(
+            f"model.init.model_type is {kind!r}, which transformers does not know",
+            "llama and qwen3 are good starts",
+        ) from error
+    for name in fields:
+        if name not in known:
+            raise ConfigError(f"model.init has no field '{name}' for model_type {kind}", nearest(name, known))
+    derived = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": config.context,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    return AutoConfig.for_model(kind, **{**derived, **fields})
+
+
+def _not_a_model(path: Path | str, error: Exception) -> ReasonkitError:
+    return ReasonkitError(
+        f"no language model could be loaded from {path}: {error}",
+        "give a folder with config.json, weights and tokenizer, or the id of one on the Hub",
+    )

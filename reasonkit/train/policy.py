@@ -1,0 +1,77 @@
+"""A language model as training sees it: packed sequences in, log-probs and entropies of the sampled tokens out."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reasonkit.errors import ReasonkitError
+from reasonkit.train.attention import use_packed_attention
+from reasonkit.train.lm_head import score
+from reasonkit.train.packing import MicroBatch, Sample, pack
+
+PROBE = ((1, 2, 3, 4, 5, 6, 7), (3, 2, 1), (7, 5, 3))
+PROBE_TOLERANCE = 1e-3
+
+
+class Policy:
+    """Owns the model from here on: sets its attention to the packed kind, and evaluation mode."""
+
+    def __init__(self, model: PreTrainedModel, temperature: float, dtype: torch.dtype) -> None:
+        self.model = model.eval()
+        self._temperature = temperature
+        self._dtype = dtype
+        self._self_test()
+
+    def of(self, model: PreTrainedModel) -> Self:
+        """The same for another model of the same kind."""
+        return type(self)(model, self._temperature, self._dtype)
+
+    def __call__(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of every sampled token, at the sampling temperature, in float32."""
+        return self._score(micro, self._dtype)
+
+    def _score(self, micro: MicroBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            hidden = self.model.base_model(
+                input_ids=micro.ids.to(device),
+                position_ids=micro.positions.to(device),
+                lengths=micro.lengths,
+                use_cache=False,
+            ).last_hidden_state[0]
+        head = self.model.get_output_embeddings()
+        sources, targets = micro.sources.to(device), micro.targets.to(device)
+        return score(hidden[sources].to(dtype), head.weight, head.bias, targets, self._temperature)
+
+    @torch.no_grad()
+    def _self_test(self) -> None:
+        """Packed and scored our way, a few tokens must get the log-probs that the model's own forward gives.
+
+        Architectures differ in what they do around attention and head (caps, scales, sinks); whatever this way of
+        computing does not know shows here, before anything is trained on wrong numbers.
+        """
+        self.model.set_attn_implementation("eager")
+        expected = torch.cat([self._probe(ids) for ids in PROBE])
+        use_packed_attention(self.model)
+        scored, _ = self._score(pack([_all_scored(ids) for ids in PROBE], range(len(PROBE))), torch.float32)
+        error = (scored - expected).abs().max().item()
+        if not error < PROBE_TOLERANCE:
+            raise ReasonkitError(
+                f"log-probs of {type(self.model).__name__} computed from packed sequences differ from its own by "
+                f"{error:.2g}: this architecture does something that the learner does not know",
+                "train a Llama-, Qwen- or Mistral-like model",
+            )
+
+    def _probe(self, ids: tuple[int, ...]) -> Tensor:
+        tokens = torch.tensor(ids, device=self.model.device)
+        logits: Tensor = self.model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+        return (logits / self._temperature).log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+
+
+def _all_scored(ids: tuple[int, ...]) -> Sample:
+    count = len(ids) - 1
+    return Sample(torch.tensor(ids), torch.arange(1, len(ids)), torch.zeros(count), 0.0, count)
