@@ -1,7 +1,7 @@
 """`reasonkit verify`: replies in, verdicts out, one JSON line each, in the order of the input.
 
-The command line around `Grader.verify`. Input lines come in three shapes: `{"record": …, "response": …}`, a row of a
-record file with a `response` beside its columns, or `{"source": …, "answer": …, "response": …}`.
+The command line around `Grader.verify`. Input lines come in three shapes: `{"record": …, "response": …}`, a row
+of a record file with a `response` beside its columns, or `{"source": …, "answer": …, "response": …}`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ async def _judge_lines(grader: Grader, stream: TextIO, verifier: str | None) -> 
         number += 1
         if not line.strip():
             continue
-        record, response = _read(line, number, verifier)
+        try:
+            record, response = _read(line, verifier)
+            grader.check([record])
+        except UsageError as error:
+            raise UsageError(f"line {number}: {error.message}", error.hint) from error
         waiting.append((record, asyncio.create_task(grader.verify(record, response))))
         await asyncio.sleep(0)
         while waiting and (len(waiting) >= IN_FLIGHT or waiting[0][1].done()):
@@ -121,24 +125,22 @@ async def _finish(record: Record, task: asyncio.Task[Verdict]) -> bool:
     return verdict.status.is_failure
 
 
-def _read(line: str, number: int, verifier: str | None) -> tuple[Record, str]:
+def _read(line: str, verifier: str | None) -> tuple[Record, str]:
     try:
         item: Any = json.loads(line)
     except ValueError as error:
-        raise UsageError(f"line {number} is not JSON: {error}") from error
+        raise UsageError(f"this is not JSON: {error}") from error
     if not isinstance(item, Mapping) or not isinstance(item.get("response"), str):
-        raise UsageError(
-            f"line {number} has no text under 'response'", "one JSON object a line, with a response"
-        )
+        raise UsageError("there is no text under 'response'", "one JSON object a line, with a response")
     fields = item.get("record", {key: value for key, value in item.items() if key != "response"})
     if not isinstance(fields, Mapping):
-        raise UsageError(f"line {number}: 'record' is not an object")
+        raise UsageError("'record' is not an object")
     if verifier is not None:
         fields = {**fields, "verifier": verifier}
-    return _record(fields, number), item["response"]
+    return _record(fields), item["response"]
 
 
-def _record(fields: Mapping[str, Any], number: int) -> Record:
+def _record(fields: Mapping[str, Any]) -> Record:
     if "reward_model" in fields:
         row = {"uid": "", "prompt": [], "ability": "", "extra_info": "{}", **fields}
         record = from_row(row)
@@ -146,7 +148,7 @@ def _record(fields: Mapping[str, Any], number: int) -> Record:
     if "answer" not in fields or not ({"source", "verifier"} & fields.keys()):
         known = ", ".join(sorted(RECORD_KEYS))
         raise UsageError(
-            f"line {number}: a record needs 'answer', and 'source' or 'verifier'; it has {', '.join(fields)}",
+            f"a record needs 'answer', and 'source' or 'verifier'; it has {', '.join(fields)}",
             f"the keys of a record are {known}; rows of a record file are taken too",
         )
     return Record(

@@ -96,8 +96,9 @@ def fences(text: str) -> Iterator[tuple[str, str]]:
 
 def _boxes(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of the content of each complete box, in the order of their closing braces."""
+    first = min((at for at in map(text.find, BOXES) if at >= 0), default=len(text))
     opened: list[int] = []
-    for brace in _BRACES.finditer(text):
+    for brace in _BRACES.finditer(text, first):
         position = brace.start()
         if brace.group() == "{":
             is_box = text[max(0, position - 8) : position].rstrip().endswith(BOXES)

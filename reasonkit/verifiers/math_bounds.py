@@ -20,6 +20,7 @@ _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1},}}")
 _POWER = re.compile(r"\^|\*\*")
 _FACTORIAL = re.compile(r"(?<![A-Za-z])(?P<argument>\d+|[)}\]])\s*!")
 _SMALL_POWER = re.compile(r"(\d{1,4})(?:\^|\*\*)\{?(\d{1,2})\}?")
+_NUMBER_GROWS = re.compile(r"\d[\s)}]*(?:\^|\*\*|!)")
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -76,4 +77,4 @@ def _is_absurd(exponent: str) -> bool:
     if small:
         base, power = int(small[1]), int(small[2])
         return base > 1 and power * math.log2(base) > math.log2(MAX_EXPONENT)
-    return bool((_POWER.search(exponent) or "!" in exponent) and re.search(r"\d", exponent))
+    return len(_POWER.findall(exponent)) > 1 or _NUMBER_GROWS.search(exponent) is not None

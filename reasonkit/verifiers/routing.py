@@ -51,7 +51,21 @@ REASONING360: dict[str, str] = {
 }
 """The verifiers that mode `reasoning360` swaps in; a name that is missing here is judged alike in both modes."""
 
-INLINE = frozenset({"exact", "gsm8k", "choice", "list", "set", "number", "format", "countdown", "graph", "knights", "sokoban"})
+INLINE = frozenset(
+    {
+        "exact",
+        "gsm8k",
+        "choice",
+        "list",
+        "set",
+        "number",
+        "format",
+        "countdown",
+        "graph",
+        "knights",
+        "sokoban",
+    }
+)
 """Verifiers that run in the caller's thread: one pass over the text with string methods and no third-party
 parser, so a process hop would cost more than the verdict and nothing a model writes can make them slow."""
 
@@ -78,6 +92,11 @@ ROUTES: dict[str, str] = {
     "swe_verifiable": "swe",
     "reasoning_gym": "reasoning_gym",
     "rg:*": "reasoning_gym",
+    "arc": "arc",
+    "barc": "arc",
+    "hitab": "table",
+    "multihiertt": "table",
+    "stem": "judge",
     "countdown": "countdown",
     "graph": "graph",
     "kk_logic": "knights",
@@ -114,10 +133,10 @@ def route(source: str) -> str:
     if fitting:
         return ROUTES[max(fitting, key=len)]
     known = {key.rstrip("*").rstrip("_") for key in ROUTES} | ALIASES.keys()
+    family = nearest(name.partition("__")[0], {key.partition("__")[0] for key in known})
     raise UsageError(
         f"no verifier is routed for the data source '{source}'",
-        nearest(source, known)
-        or "name one in the record's `verifier`; `reasonkit list verifiers` shows them",
+        nearest(name, known) or family or "name one in the record's `verifier`: reasonkit list verifiers",
     )
 
 
