@@ -29,6 +29,17 @@ SOURCES: dict[str, str] = {
     "ordering": "reasonkit.data.sources.ordering:SOURCE",
     "sokoban": "reasonkit.data.sources.sokoban:SOURCE",
     "zebra": "reasonkit.data.sources.zebra:SOURCE",
+    # From here on: converted from downloaded files, which --set raw=FOLDER names.
+    "arc": "reasonkit.data.sources.arc:ARC_SOURCE",
+    "barc": "reasonkit.data.sources.arc:BARC_SOURCE",
+    "codeio": "reasonkit.data.sources.codeio:SOURCE",
+    "hitab": "reasonkit.data.sources.tables:HITAB_SOURCE",
+    "leetcode": "reasonkit.data.sources.programs:LEETCODE_SOURCE",
+    "math": "reasonkit.data.sources.math:SOURCE",
+    "multihiertt": "reasonkit.data.sources.tables:MULTIHIERTT_SOURCE",
+    "primeintellect": "reasonkit.data.sources.programs:PRIMEINTELLECT_SOURCE",
+    "stem": "reasonkit.data.sources.stem:SOURCE",
+    "taco": "reasonkit.data.sources.programs:TACO_SOURCE",
 }
 
 AnySource = Source[Any]

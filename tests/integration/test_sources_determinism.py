@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reasonkit.data.build import SOURCES
+from reasonkit.data.build import SOURCES, source_named
 
 SCRIPT = """
 import sys
@@ -20,7 +20,8 @@ write_records(build(sys.argv[1], "train", 120, 7), Path(sys.argv[2]))
 
 def test_files_are_byte_identical_across_processes_and_hash_seeds(tmp_path: Path) -> None:
     # word_ladder walks over sets of strings, so it is the case that a hash seed would show in.
-    name = ",".join([*sorted(SOURCES), "rg:leg_counting", "rg:word_ladder"])
+    ours = [name for name in sorted(SOURCES) if "raw" not in source_named(name).settings.model_fields]
+    name = ",".join([*ours, "rg:leg_counting", "rg:word_ladder"])
     written = []
     for hash_seed in ("1", "2"):
         path = tmp_path / f"{hash_seed}.parquet"

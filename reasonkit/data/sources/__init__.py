@@ -103,7 +103,7 @@ class Draw:
 
 def split_of(source: str, group: str) -> Split:
     """The split that a group of problems belongs to (mostly one problem), whatever the seed and the sizes."""
-    return "test" if _digest(source, group) % TEST_SHARE == 0 else "train"
+    return "test" if digest(source, group) % TEST_SHARE == 0 else "train"
 
 
 def distinct(
@@ -124,7 +124,7 @@ def distinct(
         return split_of(source, group) == split
 
     def admits(key: str, group: str = "") -> bool:
-        return _digest(source, key) not in seen and in_split(group or key)
+        return digest(source, key) not in seen and in_split(group or key)
 
     attempt = 0
     for position in range(size):
@@ -140,10 +140,10 @@ def distinct(
                 f"{size} were asked for",
                 "ask for a smaller --size, or widen the settings with --set",
             )
-        digest = _digest(source, problem.key)
-        seen.add(digest)
+        identity = digest(source, problem.key)
+        seen.add(identity)
         yield Record(
-            uid=f"{source}-{digest:016x}",
+            uid=f"{source}-{identity:016x}",
             source=source,
             prompt=problem.prompt,
             answer=problem.answer,
@@ -152,5 +152,6 @@ def distinct(
         )
 
 
-def _digest(source: str, key: str) -> int:
+def digest(source: str, key: str) -> int:
+    """What a problem of `source` is known by: 64 bits of a hash of its key."""
     return int.from_bytes(hashlib.blake2b(f"{source}\x1f{key}".encode(), digest_size=8).digest(), "big")
