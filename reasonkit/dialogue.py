@@ -55,6 +55,10 @@ class Dialogue:
         cut = base.rfind(closing) + len(closing)
         return ([] if ended else [self.end_of_turn]) + self._encode(whole[cut:])
 
+    def reply_ids(self, text: str) -> list[int]:
+        """The ids of a reply that was written, not sampled: a demonstration to imitate."""
+        return self._encode(text)
+
     def text(self, ids: Sequence[int]) -> str:
         decoded = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         assert isinstance(decoded, str)

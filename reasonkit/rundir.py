@@ -5,6 +5,7 @@
     metrics.jsonl          one object a step
     data/*.parquet         the records that the run built for itself
     model/                 the starting model, where the run made it
+    warm/                  the model after its warm-up, where the recipe has one
     rollouts/step_N.parquet
     checkpoints/step_N/    complete or absent, never half
     eval/step_N.json       validations
@@ -62,6 +63,10 @@ class RunDir:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def warm(self) -> Path:
+        return self.path / "warm"
 
     def rollouts(self, step: int) -> Path:
         return self.path / "rollouts" / f"step_{step}.parquet"

@@ -57,8 +57,8 @@ class Lines:
 
     def validation(self, result: Validation) -> None:
         self._print(
-            f"held-out {result.phase} (step {result.step}): sampled {result.sampled.value:.3f}, "
-            f"greedy {result.greedy.value:.3f}"
+            f"held-out {result.phase} (step {result.step}): sampled {result.sampled.mean:.3f}, "
+            f"greedy {result.greedy.mean:.3f}"
         )
 
     def _print(self, line: str) -> None:
@@ -169,7 +169,7 @@ def _interval(numbers: dict[str, Any]) -> str:
 
 
 def _validation_words(result: Validation) -> str:
-    return f"held-out at {result.step}: {result.sampled.value:.2f} sampled, {result.greedy.value:.2f} greedy"
+    return f"held-out at {result.step}: {result.sampled.mean:.2f} sampled, {result.greedy.mean:.2f} greedy"
 
 
 def _reply_lines(prompt: str, rollout: Rollout) -> list[Text]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasonkit.evaluate.stats import Interval, mean_interval
+from reasonkit.evaluate.stats import Estimate, item_scores, mean_interval
 from reasonkit.records import Group, Record, Rollout
 from reasonkit.rollouts import Draw, Rollouts
 
@@ -20,8 +20,8 @@ class Validation:
     step: int
     phase: str
     """`before`, `during` or `after` training."""
-    sampled: Interval
-    greedy: Interval
+    sampled: Estimate
+    greedy: Estimate
     samples: int
     items: list[dict[str, Any]]
 
@@ -50,21 +50,21 @@ async def validate(
     )
 
 
-def accuracy(groups: Sequence[Group]) -> Interval:
+def accuracy(groups: Sequence[Group]) -> Estimate:
     """Mean verdict score over records. Failed rollouts are left out, a record without any other too."""
     scores = [
         [rollout.verdict.score for rollout in group.rollouts if rollout.verdict is not None]
         for group in groups
     ]
-    return mean_interval([each for each in scores if each])
+    return mean_interval(item_scores([each for each in scores if each]))
 
 
-def summary(interval: Interval, samples: int) -> dict[str, Any]:
+def summary(estimate: Estimate, samples: int) -> dict[str, Any]:
     return {
-        "accuracy": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": interval.items,
+        "accuracy": estimate.mean,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
         "k": samples,
     }
 

@@ -1,6 +1,6 @@
 """Before and after the loop: make a run's parts from its recipe, and carry it from warm-up to outcome.
 
-    folder -> data -> model -> engine, learner, rollouts -> warm-up -> "before" -> the loop -> "after"
+    folder -> data -> model -> engine, rollouts -> warm-up -> learner -> "before" -> the loop -> "after"
 
 Every stage leaves its result in the run folder and is passed over when the result is there, so that
 resuming is the same walk.
@@ -20,7 +20,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,9 @@ from reasonkit.train.checkpoint import load_checkpoint
 from reasonkit.train.journal import Journal, Observer
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.loop import train
-from reasonkit.train.model import load_model, load_tokenizer, make_model
+from reasonkit.train.model import load_tokenizer, make_model
 from reasonkit.train.run import Run
-from reasonkit.train.warmup import warm_up
+from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
 
 LOGGER = logging.getLogger(__name__)
@@ -139,10 +138,10 @@ def _recorded(folder: RunDir) -> Iterator[None]:
 
 async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
     async with _assembled(recipe, folder, observer) as run:
-        if not folder.checkpoints():
-            await _begin(run, observer)
-        else:
+        if folder.checkpoints():
             await _continue(run)
+        else:
+            await run.checkpoint()
         with _stoppable(run):
             if run.held_out and not folder.evaluation(0).exists():
                 observer.phase("validating before training")
@@ -163,41 +162,47 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
     train_files = prepare(recipe.data.train, "train", folder.data, recipe.seed)
     held_files = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
     folder.update_info(datasets={str(file): sha256(file) for file in (*train_files, *held_files)})
+    records = read_all(recipe.data.train, train_files)
+    held_out = read_all(recipe.data.held_out, held_files)
 
     path = _model_path(recipe, folder, observer)
-    tokenizer = load_tokenizer(path)
-    dtype = getattr(torch, recipe.model.dtype)
-    engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path(
-        path, dtype=dtype, max_slots=recipe.rollout.slots
+    make_engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path
+    engine = make_engine(
+        path, dtype=recipe.model.dtype, max_slots=recipe.rollout.slots, context=recipe.model.context
     )
-    async with Grader() as grader:
-        rollouts = Rollouts(
-            engine,
-            Dialogue(tokenizer),
-            partial(resolve, "environment", recipe.rollout.env, ENVS),
-            grader.verify,
-            RewardSum(recipe.reward),
-            recipe.rollout,
-            context=recipe.model.context,
-            seed=recipe.seed,
-        )
-        journal = Journal(folder, recipe.log, recipe.train.steps, observer)
-        run = Run(
-            recipe=recipe,
-            folder=folder,
-            feed=ListFeed(read_all(recipe.data.train, train_files), recipe.seed),
-            rollouts=rollouts,
-            advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
-            learner=LocalLearner(load_model(path, dtype), recipe),
-            engine=engine,
-            held_out=read_all(recipe.data.held_out, held_files),
-            journal=journal,
-        )
-        try:
-            yield run
-        finally:
-            journal.close()
-            await engine.close()
+    journal = Journal(folder, recipe.log, recipe.train.steps, observer)
+    try:
+        async with Grader() as grader:
+            dialogue = Dialogue(load_tokenizer(path))
+            rollouts = Rollouts(
+                engine,
+                dialogue,
+                resolve("environment", recipe.rollout.env, ENVS),
+                grader.verify,
+                RewardSum(recipe.reward),
+                recipe.rollout,
+                context=recipe.model.context,
+                seed=recipe.seed,
+            )
+            if recipe.warmup is not None and not folder.warm.exists():
+                observer.phase("warming up on imperfect demonstrations")
+                await warm_up(recipe, folder, path, Gate(engine, rollouts, held_out), records, observer)
+            learner = LocalLearner.from_recipe(recipe, folder.warm if recipe.warmup is not None else path)
+            await engine.load_weights(learner.weights(), version=0)
+            yield Run(
+                recipe=recipe,
+                folder=folder,
+                feed=ListFeed(records, recipe.seed),
+                rollouts=rollouts,
+                advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
+                learner=learner,
+                engine=engine,
+                held_out=held_out,
+                journal=journal,
+            )
+    finally:
+        journal.close()
+        await engine.close()
 
 
 def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
@@ -209,14 +214,6 @@ def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
         with atomic_folder(folder.model) as temporary:
             make_model(recipe.model, temporary, recipe.seed)
     return folder.model
-
-
-async def _begin(run: Run, observer: Observer) -> None:
-    """Warm up where the recipe says so. Step 0 is the first boundary: a run is resumed from it."""
-    if run.recipe.warmup is not None:
-        observer.phase("warming up on imperfect demonstrations")
-        await warm_up(run, run.recipe.warmup, observer)
-    await run.checkpoint()
 
 
 async def _continue(run: Run) -> None:

@@ -60,11 +60,8 @@ class Run:
 
     def pack(self, groups: Sequence[Group], advantages: list[list[float]]) -> list[Batch]:
         """The optimizer updates of one rollout batch: whole groups a mini-batch, as many passes as asked."""
-        samples = assemble(groups, advantages, skip_zero_advantage=self.recipe.train.skip_zero_advantage)
-        one_pass = mini_batches(samples, self.recipe.mini_batch)
-        return one_pass * (
-            self.recipe.updates_per_rollout // (self.recipe.train.prompts // self.recipe.mini_batch)
-        )
+        one_pass = mini_batches(assemble(groups, advantages), self.recipe.mini_batch)
+        return one_pass * (self.recipe.updates_per_rollout // len(one_pass))
 
     def due(self, every: int) -> bool:
         """Whether something done `every` steps is due now. The last step is left to the run's end."""
@@ -77,8 +74,8 @@ class Run:
         samples = self.recipe.validation.samples
         result = await self._interruptible(validate(self.rollouts, self.held_out, samples, self.step, phase))
         self.journal.validation(result)
-        if self.best is None or result.sampled.value > self.best[0]:
-            self.best = (result.sampled.value, self.step)
+        if self.best is None or result.sampled.mean > self.best[0]:
+            self.best = (result.sampled.mean, self.step)
             if self.recipe.validation.every:
                 await self.checkpoint()
         return result
@@ -115,9 +112,10 @@ class Run:
 
     async def _interruptible(self, work: Awaitable[T]) -> T:
         """Await sampling, which a signal may cut short without losing anything."""
-        self._sampling = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work)
+        self._sampling = task
         try:
-            return await self._sampling
+            return await task
         except asyncio.CancelledError:
             await self.stop_if_asked()
             raise

@@ -1,0 +1,129 @@
+"""Warm-up: imitate imperfect demonstrations until a measured gate opens, and no further.
+
+RL needs a model that is sometimes right. The gate is measured on held-out problems, never a number of updates:
+sampled accuracy has reached `low`, replies copy their problem rightly, and sampled and greedy accuracy are
+still below `high`, so that whatever comes after is RL's doing. A gate that does not open is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasonkit.data.mixture import ListFeed
+from reasonkit.dialogue import Dialogue
+from reasonkit.engines import Engine
+from reasonkit.errors import ReasonkitError
+from reasonkit.evaluate.validation import accuracy
+from reasonkit.recipe import LossConfig, Recipe, TrainConfig, WarmupConfig
+from reasonkit.records import Group, Record
+from reasonkit.registry import load
+from reasonkit.rollouts import Draw, Rollouts
+from reasonkit.rundir import RunDir, atomic_folder
+from reasonkit.seeding import derive_seed
+from reasonkit.train.journal import Observer
+from reasonkit.train.learner import LocalLearner
+from reasonkit.train.model import load_model, load_tokenizer
+from reasonkit.train.packing import Batch
+from reasonkit.train.sft import sft_batch
+
+Demonstrator = Callable[[Record, int], str]
+Copied = Callable[[Record, str], bool]
+
+GATE_RECORDS = 256
+"""Held-out problems that a look at the gate takes: enough for ± 0.06, cheap enough to look often."""
+LR_WARMUP = 20
+DECAY_SHARE = 2 / 3
+"""Of max_steps: the learning rate has fallen well before the warm-up gives up, because copying settles late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a look at the gate takes: an engine to sample with, and problems that are not trained on."""
+
+    engine: Engine
+    rollouts: Rollouts
+    held_out: Sequence[Record]
+
+    async def look(self, learner: LocalLearner, copied: Copied) -> dict[str, float]:
+        records = self.held_out[:GATE_RECORDS]
+        await self.engine.load_weights(learner.weights(), version=0)
+        sampled = await self.rollouts.groups(records, Draw("gate", 0, 1))
+        greedy = await self.rollouts.groups(records, Draw("gate", 0, 1, greedy=True))
+        return {
+            "sampled": accuracy(sampled).mean,
+            "greedy": accuracy(greedy).mean,
+            "copied": _share([*sampled, *greedy], copied),
+        }
+
+
+async def warm_up(
+    recipe: Recipe, folder: RunDir, start: Path, gate: Gate, records: Sequence[Record], observer: Observer
+) -> None:
+    """Imitate from the model at `start` until the gate opens; the result is the run folder's `warm/`."""
+    settings = recipe.warmup
+    assert settings is not None
+    dialogue, copied = Dialogue(load_tokenizer(start)), load(settings.copying)
+    learner, feed = _imitator(recipe, settings, start), ListFeed(records, derive_seed(recipe.seed, "warm-up"))
+    numbers: dict[str, float] = {}
+    for update in range(1, settings.max_steps + 1):
+        stats = await learner.step(_demonstrations(recipe, settings, dialogue, feed, update))
+        if update % settings.check_every:
+            continue
+        numbers = await gate.look(learner, copied)
+        observer.warmup(update, settings.max_steps, {"loss": stats.metrics["loss"], **numbers})
+        if is_open(settings, numbers):
+            with atomic_folder(folder.warm) as temporary:
+                await learner.save(temporary)
+            return
+    raise ReasonkitError(
+        f"the warm-up's gate did not open within warmup.max_steps ({settings.max_steps}): it wants "
+        f"sampled accuracy in [{settings.low}, {settings.high}), greedy below {settings.high}, copied ≥ {settings.min_copied}; "
+        "the last look found " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()),
+        "try another --set seed=…, a lower warmup.lr, or more warmup.max_steps",
+    )
+
+
+def is_open(settings: WarmupConfig, numbers: dict[str, float]) -> bool:
+    return (
+        settings.low <= numbers["sampled"] < settings.high
+        and numbers["greedy"] < settings.high
+        and numbers["copied"] >= settings.min_copied
+    )
+
+
+def _imitator(recipe: Recipe, settings: WarmupConfig, start: Path) -> LocalLearner:
+    """A learner with imitation's loss and learning rate."""
+    return LocalLearner(
+        load_model(start),
+        loss=LossConfig(policy="nll"),
+        train=TrainConfig(
+            lr=settings.lr,
+            lr_warmup=LR_WARMUP,
+            lr_schedule="cosine",
+            betas=recipe.train.betas,
+            weight_decay=0.0,
+            grad_clip=recipe.train.grad_clip,
+            token_budget=recipe.train.token_budget,
+        ),
+        total_updates=round(settings.max_steps * DECAY_SHARE),
+        max_tokens=recipe.rollout.max_tokens,
+        tokenizer=load_tokenizer(start),
+    )
+
+
+def _demonstrations(
+    recipe: Recipe, settings: WarmupConfig, dialogue: Dialogue, feed: ListFeed, update: int
+) -> Batch:
+    demonstrate: Demonstrator = load(settings.demonstrator)
+    pairs = [
+        (record.prompt, demonstrate(record, derive_seed(recipe.seed, "demonstration", update, place)))
+        for place, record in enumerate(feed.next(settings.batch))
+    ]
+    return sft_batch(pairs, dialogue, recipe.model.context)
+
+
+def _share(groups: Sequence[Group], copied: Copied) -> float:
+    verdicts = [copied(group.record, rollout.text) for group in groups for rollout in group.rollouts]
+    return sum(verdicts) / len(verdicts)
