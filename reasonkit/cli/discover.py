@@ -5,6 +5,8 @@ What names there are is names.py's business; here they are only printed.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -114,13 +116,27 @@ def _run_row(run: RunDir) -> dict[str, Any]:
     return {
         "name": run.path.name,
         "path": str(run.path),
-        "state": info["state"],
+        "state": _state(info),
         "step": _steps_done(run, info),
         "steps": info.get("steps"),
         "before": info.get("before"),
         "after": info.get("after"),
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(_last_change(run))),
     }
+
+
+def _state(info: Mapping[str, Any]) -> str:
+    """The run's state; `killed` for one that calls itself running although its process here is gone."""
+    state = str(info["state"])
+    if state != "running" or info["host"] != socket.gethostname():
+        return state
+    try:
+        os.kill(info["pid"], 0)
+    except ProcessLookupError:
+        return "killed"
+    except PermissionError:
+        return state  # it lives, and belongs to someone else
+    return state
 
 
 def _last_change(run: RunDir) -> float:
@@ -192,7 +208,7 @@ def _show_run(name: str, json_: bool) -> None:
     print_table(("", run.path.name), list(_run_lines(summary)))
     if row["state"] == "finished":
         say(f"try: reasonkit report {run.path}   or   reasonkit export {run.path} OUT")
-    elif row["state"] in ("stopped", "failed"):
+    elif row["state"] in ("stopped", "failed", "killed"):
         say(f"try: reasonkit train --resume {run.path}")
 
 
@@ -211,7 +227,7 @@ def _run_lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{phase}, {decoding}", text
     if summary["checkpoints"]:
         yield "checkpoints", ", ".join(map(str, summary["checkpoints"]))
-    for key in ("report", "seconds", "seed", "threads", "version", "platform"):
+    for key in ("error", "report", "seconds", "seed", "threads", "version", "platform"):
         if summary.get(key) is not None:
             yield key, _value(summary[key])
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from reasonkit.cli.output import JsonFlag, emit_json, print_table
+from reasonkit.cli.output import JsonFlag, emit_json, print_table, progress
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -64,8 +64,11 @@ def doctor(json_: JsonFlag = False) -> None:
 
     Exit code 1 when something that every command needs is broken.
     """
-    with ThreadPoolExecutor(len(CHECKS)) as pool:
-        checks = [check for found in pool.map(lambda ask: ask(), CHECKS) for check in found]
+    with ThreadPoolExecutor(len(CHECKS)) as pool, progress("looking around", len(CHECKS)) as advance:
+        asked = [pool.submit(ask) for ask in CHECKS]
+        for _ in as_completed(asked):
+            advance(1)
+    checks = [check for answer in asked for check in answer.result()]
     if json_:
         emit_json([asdict(check) for check in checks])
     else:
@@ -146,6 +149,30 @@ def check_vllm() -> list[Check]:
     return [Check("vllm", "note", "not installed; only the fast engine on NVIDIA GPUs needs it", mend)]
 
 
+def check_sandbox() -> list[Check]:
+    """The walls around untrusted code, attacked one after the other."""
+    from reasonkit.sandbox import probe
+
+    report = probe()
+    held = [
+        f"{tier} stopped all {len(outcomes)} attacks"
+        for tier, outcomes in report.outcomes.items()
+        if not report.escaped(tier)
+    ]
+    leaks = [
+        f"{tier} let through {', '.join(outcome.attack for outcome in report.escaped(tier))}"
+        for tier in report.outcomes
+        if report.escaped(tier)
+    ]
+    absent = [f"{tier}: {why}" for tier, why in report.unavailable.items()]
+    if report.tier is None:
+        found = "; ".join(["no wall holds: code from a model is refused", *leaks, *absent])
+        return [
+            Check("sandbox", "note", found, "apt-get install bubblewrap   or run as a user with namespaces")
+        ]
+    return [Check("sandbox", "ok", "; ".join([f"uses {report.tier}", *held, *leaks, *absent]))]
+
+
 def check_hub() -> list[Check]:
     """Whether the Hugging Face Hub answers, at HF_ENDPOINT where that is set."""
     import httpx
@@ -213,6 +240,7 @@ CHECKS: tuple[Callable[[], list[Check]], ...] = (
     check_torch,
     check_packages,
     check_vllm,
+    check_sandbox,
     check_hub,
     check_disk,
 )

@@ -1,0 +1,147 @@
+"""A run's checkpoint as a plain Hugging Face model folder with a model card.
+
+A checkpoint holds such a folder's files already; what only resuming needs is left behind. The card
+says what is known about the model and nothing else: no field is filled in by guessing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reasonkit.config import load_recipe
+from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.recipe import Recipe
+from reasonkit.rundir import RunDir, atomic_folder
+
+FOR_RESUMING = ("optimizer.pt", "state.json")
+"""What a checkpoint holds beside the model."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    path: Path
+    step: int
+
+
+def export_checkpoint(run: RunDir, step: int | None, out: Path) -> Exported:
+    """Write the model of `step` (None: of the last checkpoint) to the new folder `out`."""
+    steps = run.checkpoints()
+    if not steps:
+        raise ReasonkitError(f"{run.path} has no checkpoint yet", f"reasonkit train --resume {run.path}")
+    if step is not None and step not in steps:
+        kept = ", ".join(map(str, steps))
+        raise UsageError(
+            f"{run.path} keeps no checkpoint of step {step}, only of {kept}",
+            f"reasonkit export {run.path}@{steps[-1]} {out}",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty", "choose a folder that is not there yet")
+    chosen = steps[-1] if step is None else step
+    with atomic_folder(out) as temporary:
+        shutil.copytree(
+            run.checkpoint(chosen),
+            temporary,
+            ignore=shutil.ignore_patterns(*FOR_RESUMING),
+            dirs_exist_ok=True,
+        )
+        (temporary / "README.md").write_text(model_card(run, chosen, out.name), encoding="utf-8")
+    return Exported(out, chosen)
+
+
+def model_card(run: RunDir, step: int, name: str) -> str:
+    """The card of the model after `step`, as Markdown with the metadata that the Hub reads."""
+    recipe, info = load_recipe(run.recipe), run.info()
+    architecture = json.loads((run.checkpoint(step) / "config.json").read_text(encoding="utf-8"))[
+        "model_type"
+    ]
+    metadata = yaml.safe_dump(dict(_metadata(recipe)), sort_keys=False, allow_unicode=True)
+    origin = f"Starts from `{recipe.model.path}`" if recipe.model.path else "Made from scratch"
+    sentence = (
+        f"{origin} (architecture `{architecture}`), trained by reinforcement learning with verifiable rewards: "
+        f"{step:,} steps of `{recipe.algorithm}`, each of {recipe.train.prompts} problems with "
+        f"{recipe.rollout.n} replies, by reasonkit {info['version']}.\n"
+    )
+    parts = [
+        f"---\n{metadata}---\n",
+        f"# {name}\n",
+        sentence,
+        *_results(run, step),
+        "## Use\n",
+        _usage(name),
+        "## Recipe\n",
+        f"```yaml\n{run.recipe.read_text(encoding='utf-8').rstrip()}\n```\n",
+    ]
+    if info.get("packages"):
+        versions = ", ".join(f"{package} {version}" for package, version in info["packages"].items())
+        parts.append(f"Trained with {versions}.\n")
+    return "\n".join(parts)
+
+
+def _metadata(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    yield "library_name", "transformers"
+    yield "pipeline_tag", "text-generation"
+    yield "tags", ["reasonkit", "reinforcement-learning", "rlvr", recipe.algorithm.rpartition(":")[2]]
+    path = recipe.model.path
+    if path and HUB_ID.fullmatch(path) and not Path(path).exists():
+        yield "base_model", path
+    hub = [
+        source.name.removeprefix("hf:").partition("@")[0]
+        for source in recipe.data.train
+        if source.name.startswith("hf:")
+    ]
+    if hub:
+        yield "datasets", hub
+
+
+def _results(run: RunDir, step: int) -> Iterator[str]:
+    """Held-out accuracy before training and after `step`, where the run measured them."""
+    looks = {
+        when: _look(run, at) for when, at in (("before", 0), ("after", step)) if step > 0 or when == "before"
+    }
+    measured = {when: look for when, look in looks.items() if look}
+    if not measured:
+        return
+    yield "## Held-out problems\n"
+    lines = [f"| replies | {' | '.join(measured)} | problems |", "|---|" + "---|" * (len(measured) + 1)]
+    for decoding in ("sampled", "greedy"):
+        cells = [_cell(look[decoding]) for look in measured.values()]
+        lines.append(
+            f"| {decoding} | {' | '.join(cells)} | {next(iter(measured.values()))[decoding]['n']:,} |"
+        )
+    yield "\n".join(lines) + "\n"
+    yield "Mean score with 95 % intervals over problems, none of which was trained on.\n"
+
+
+def _look(run: RunDir, step: int) -> Mapping[str, Any] | None:
+    if not run.evaluation(step).exists():
+        return None
+    look: dict[str, Any] = json.loads(run.evaluation(step).read_text(encoding="utf-8"))
+    return look
+
+
+def _cell(result: Mapping[str, Any]) -> str:
+    return f"{100 * result['accuracy']:.1f} % ({100 * result['low']:.1f} to {100 * result['high']:.1f})"
+
+
+def _usage(name: str) -> str:
+    return f"""\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:]))
+```
+"""
