@@ -26,7 +26,7 @@ ANSWER_CHARACTERS = 1000
 def verify_choice(record: Record, text: str) -> Verdict:
     """The letter (or the text) of the option that the reply settles on is the gold one."""
     gold = str(record.answer).strip().strip("().").upper()
-    if gold not in string.ascii_uppercase or not gold:
+    if len(gold) != 1 or gold not in string.ascii_uppercase:
         raise ValueError(f"the gold answer '{record.answer}' is not a letter")
     answer = _settled(after_thinking(text))
     if answer is None:
@@ -56,8 +56,8 @@ def _settled(reply: str) -> str | None:
     anchors = list(_ANCHOR.finditer(reply))
     if anchors:
         return reply[anchors[-1].end() :].partition("\n")[0].strip()[:ANSWER_CHARACTERS]
-    line = last_line(reply) or ""
-    return line if len(line.strip("().* ")) == 1 else None
+    line = (last_line(reply) or "").strip("().* ")
+    return line if len(line) == 1 and line.isalpha() else None
 
 
 def _letter(answer: str, choices: Sequence[str]) -> str | None:

@@ -128,7 +128,7 @@ def sentences(text: str) -> list[str]:
             word in ABBREVIATIONS or (len(word) == 1 and word != "i") or (word.isdigit() and start == 0)
         ):
             continue
-        if is_dot and following.islower():
+        if following.islower():  # "Stop!" he said.
             continue
         found.append(text[start : match.end()].strip())
         start = match.end()
