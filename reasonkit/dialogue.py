@@ -59,8 +59,9 @@ class Dialogue:
         """The ids of a reply that was written, not sampled: a demonstration to imitate."""
         return self._encode(text)
 
-    def text(self, ids: Sequence[int]) -> str:
-        decoded = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    def text_with_specials(self, ids: Sequence[int]) -> str:
+        """The ids as text, special tokens in sight: what a person checks a prompt by."""
+        decoded = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         assert isinstance(decoded, str)
         return decoded
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group as Stack
+from rich.console import Console
+from rich.console import Group as Stack
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from reasonkit.cli.output import decorated, print_table, say
 
 if TYPE_CHECKING:
     from reasonkit.evaluate.validation import Validation
@@ -28,12 +32,11 @@ CURVE_WIDTH = 60
 @contextlib.contextmanager
 def watch(title: str) -> Iterator[Observer]:
     """An observer for one run: a panel that redraws on a terminal, lines where there is none."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not decorated(sys.stderr):
         yield Lines()
         return
     panel = LivePanel(title)
-    with Live(panel, console=console, refresh_per_second=4, transient=False):
+    with Live(panel, console=Console(stderr=True), refresh_per_second=4, transient=False):
         yield panel
 
 
@@ -140,28 +143,22 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """The values as block characters; more values than `width` are averaged into bins."""
     if len(values) > width:
         edges = [round(place * len(values) / width) for place in range(width + 1)]
-        values = [
-            sum(values[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)
-        ]
+        values = [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
     low, high = min(values), max(values)
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(BLOCKS[round((value - low) * scale)] for value in values)
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """The before/after table, where the report is, and what to type next; on stderr, like all that people read."""
-    console = Console(stderr=True)
+    """The before/after table, where the report is, and what to type next."""
     if outcome.before is not None and outcome.after is not None:
-        table = Table(title="held-out accuracy", title_justify="left")
-        for heading in ("", "before", "after"):
-            table.add_column(heading)
-        for kind in ("sampled", "greedy"):
-            table.add_row(kind, _interval(outcome.before[kind]), _interval(outcome.after[kind]))
-        console.print(table)
-    console.print(
-        f"{outcome.steps} steps in {outcome.seconds:.0f} s. Report: {outcome.folder.report}", soft_wrap=True
-    )
-    console.print(f"Next: reasonkit export {outcome.folder.path} my-model", soft_wrap=True)
+        rows = [
+            (kind, _interval(outcome.before[kind]), _interval(outcome.after[kind]))
+            for kind in ("sampled", "greedy")
+        ]
+        print_table(["held-out accuracy", "before", "after"], rows)
+    say(f"{outcome.steps} steps in {outcome.seconds:.0f} s. Report: {outcome.folder.report}")
+    say(f"Next: reasonkit export {outcome.folder.path} my-model")
 
 
 def _interval(numbers: dict[str, Any]) -> str:

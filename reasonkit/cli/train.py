@@ -11,6 +11,7 @@ from reasonkit.errors import UsageError
 
 if TYPE_CHECKING:
     from reasonkit.rundir import RunDir
+    from reasonkit.train.dryrun import DryRun, SourceCheck
     from reasonkit.train.launch import Outcome
 
 
@@ -43,6 +44,7 @@ def train(
 
       reasonkit train --resume runs/mine
     """
+    from reasonkit.cli.live import print_outcome
     from reasonkit.cli.output import emit_json
 
     if sum(given is not None for given in (recipe, preset, resume)) != 1:
@@ -57,10 +59,12 @@ def train(
     outcome = _run(preset or recipe, set_ or [], out, resume)
     if json_:
         emit_json(outcome.as_json())
+    else:
+        print_outcome(outcome)
 
 
 def _run(name: str | None, overrides: list[str], out: Path | None, resume: Path | None) -> Outcome:
-    from reasonkit.cli.live import print_outcome, watch
+    from reasonkit.cli.live import watch
     from reasonkit.config import resolve_recipe
     from reasonkit.report import write_report
     from reasonkit.rundir import RunDir, create
@@ -82,7 +86,6 @@ def _run(name: str | None, overrides: list[str], out: Path | None, resume: Path 
         observer.phase("writing the report")
         write_report([folder.path], folder.report)
         observer.phase("done")
-    print_outcome(outcome)
     return outcome
 
 
@@ -93,3 +96,42 @@ def _already_finished(folder: RunDir) -> Outcome:
     outcome = outcome_of(folder)
     say(f"{folder.path} is finished ({outcome.steps} steps); nothing was changed")
     return outcome
+
+
+def _dry_run(name: str, overrides: list[str], json_: bool) -> None:
+    from reasonkit.cli.output import emit_json, print_table, say
+    from reasonkit.config import resolve_recipe
+    from reasonkit.errors import ReasonkitError
+    from reasonkit.train.dryrun import dry_run
+
+    found = dry_run(resolve_recipe(name, overrides).recipe)
+    if json_:
+        emit_json(found.as_json())
+    else:
+        print_table(["recipe", found.recipe], _dry_run_rows(found))
+        say("memory leaves out activations, which grow with train.token_budget")
+    if found.problems:
+        raise ReasonkitError(
+            "\n".join(found.problems), "reasonkit data head FILE shows a record with its verdict"
+        )
+
+
+def _dry_run_rows(found: DryRun) -> list[tuple[str, str]]:
+    return [
+        ("steps", f"{found.steps} × {found.samples_a_step} samples = {found.samples:,} samples"),
+        ("optimizer updates a step", str(found.updates_a_step)),
+        ("sampled tokens a step", f"at most {found.most_tokens_a_step:,}"),
+        ("parameters", f"{found.parameters:,}"),
+        *((f"memory: {name}", f"{size:.3f} GiB") for name, size in found.memory_gib.items() if size),
+        *((f"verifier on {check.source}", _check_words(check)) for check in found.checks),
+        ("longest prompt seen", f"{found.longest_prompt} tokens"),
+        ("a prompt", repr(found.prompt)),
+        ("its tokens", " ".join(map(str, found.prompt_ids))),
+    ]
+
+
+def _check_words(check: SourceCheck) -> str:
+    return (
+        f"right: gold {check.gold_right}/{check.gold_given}, empty {check.empty_right}/{check.records}, "
+        f"another record's gold {check.other_right}/{check.records}"
+    )

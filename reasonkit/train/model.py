@@ -43,7 +43,7 @@ ROLES = "system user assistant tool\n"
 def make_model(config: ModelConfig, folder: Path, seed: int) -> None:
     """A new model with random weights, and its tokenizer, as a plain Hugging Face folder."""
     tokenizer = make_tokenizer(config.alphabet)
-    architecture = _architecture(config, tokenizer)
+    architecture = make_architecture(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
@@ -77,6 +77,16 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
     return torch.nn.Module.to(model, device)
 
 
+def load_config(path: Path | str) -> PreTrainedConfig:
+    """A model's shapes, without its weights."""
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(path, error) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -86,7 +96,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+def make_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """The recipe's fields, with what follows from the tokenizer and the context."""
     fields: dict[str, Any] = dict(config.init or {})
     kind = fields.pop("model_type", None)

@@ -79,8 +79,9 @@ async def warm_up(
             return
     raise ReasonkitError(
         f"the warm-up's gate did not open within warmup.max_steps ({settings.max_steps}): it wants "
-        f"sampled accuracy in [{settings.low}, {settings.high}), greedy below {settings.high}, copied ≥ {settings.min_copied}; "
-        "the last look found " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()),
+        f"sampled accuracy in [{settings.low}, {settings.high}), greedy below {settings.high}, "
+        f"copied ≥ {settings.min_copied}; the last look found "
+        + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()),
         "try another --set seed=…, a lower warmup.lr, or more warmup.max_steps",
     )
 

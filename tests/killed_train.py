@@ -1,0 +1,52 @@
+"""The real command, killed by SIGKILL at an exact place: `python killed_train.py PLACE HIT -- ARGUMENTS`.
+
+HIT counts from 1 how often PLACE is passed before the process kills itself, as a power cut would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import reasonkit.train.learner
+import reasonkit.train.run
+from reasonkit.cli.app import main
+from reasonkit.engines.transformers import TransformersEngine
+from reasonkit.train.journal import Journal
+from reasonkit.train.learner import LocalLearner
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "in a rollout": (TransformersEngine, "generate"),
+    "in an optimizer update": (reasonkit.train.learner, "compute_loss"),
+    "in the optimizer": (reasonkit.train.learner, "apply_update"),
+    "while a checkpoint is written": (LocalLearner, "_save"),
+    "while old checkpoints are removed": (reasonkit.train.run, "keep_only"),
+    "between two steps": (Journal, "step"),
+}
+
+
+def install(place: str, hit: int) -> None:
+    owner, name = PLACES[place]
+    original: Callable[..., Any] = getattr(owner, name)
+    hits = 0
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        nonlocal hits
+        hits += 1
+        if hits == hit and place != "while a checkpoint is written":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **options)
+        if hits == hit:  # the weights are written, the controller's state and the rename are not
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+if __name__ == "__main__":
+    install(sys.argv[1], int(sys.argv[2]))
+    sys.argv = ["reasonkit", *sys.argv[4:]]
+    main()

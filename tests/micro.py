@@ -1,0 +1,55 @@
+"""A training run of seconds for tests: a model of a few thousand parameters and a dense reward."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+RECIPE = """\
+_base_: [models/tiny-llama, algorithms/grpo]
+name: micro
+model:
+  init:
+    {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
+  context: 64
+data:
+  train: [{name: arithmetic_chain, size: 40}]
+  held_out: [{name: arithmetic_chain, size: 6}]
+rollout: {n: 4, max_tokens: 12, slots: 16}
+reward: {correctness: 1.0, micro_reward:digits: 1.0}
+train:
+  {steps: 6, prompts: 6, mini_batch: 3, updates_per_rollout: 4, lr: 0.01, lr_warmup: 2, token_budget: 200, threads: 1}
+validation: {every: 3}
+checkpoint: {every: 2, keep: 2}
+"""
+
+REWARD = '''\
+"""A dense reward, so that a random model learns from the first step."""
+
+
+def digits(record, rollout, verdict):
+    return sum(character.isdigit() for character in rollout.text) / 12
+'''
+
+
+def write_micro(folder: Path) -> None:
+    (folder / "micro.yaml").write_text(RECIPE)
+    (folder / "micro_reward.py").write_text(REWARD)
+
+
+def reasonkit(
+    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "reasonkit")
+) -> subprocess.CompletedProcess[str]:
+    """The real command in `folder`."""
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=200,
+    )
