@@ -16,7 +16,7 @@ from functools import cache
 
 from reasonkit.records import Record, Verdict
 from reasonkit.registry import load
-from reasonkit.verifiers.grader import AsyncVerifier, Grader, Verifier
+from reasonkit.verifiers.grader import AsyncVerifier, Grader, Verifier, refuse
 from reasonkit.verifiers.pool import VerifierPool
 from reasonkit.verifiers.routing import INLINE, ROUTES, VERIFIERS, Mode, target, verifier_name
 from reasonkit.verifiers.worker import verdict_of
@@ -29,6 +29,9 @@ def verify(record: Record, text: str, *, mode: Mode = "strict") -> Verdict:
     name = verifier_name(record)
     where = target(name, mode)
     verifier = load(where)
+    refused = refuse(text)
+    if refused is not None:
+        return refused
     if inspect.iscoroutinefunction(verifier):
         with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop already
             return thread.submit(asyncio.run, _verify_once(record, text, mode)).result()

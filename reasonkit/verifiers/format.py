@@ -1,8 +1,8 @@
 """The form of a reply, apart from what it says: tags once each and in order, a box, a fence.
 
-`verify_format` judges what `answer` asks for: a list out of `think`, `answer`, `box`, `fence`, and `fence:LANGUAGE`.
-`reward_server_format` is the rule that RL Verifier adds to its scores with a weight of 0.1. Both look at the whole
-reply, thinking included. What a reward for form may weigh is the recipe's business.
+`verify_format` judges what `answer` asks for: any of `think`, `answer`, `box`, `fence` and `fence:LANGUAGE`.
+`reward_server_format` is the rule that RL Verifier adds to its scores with a weight of 0.1. Both look at the
+whole reply, thinking included. What a reward for form may weigh is the recipe's business.
 """
 
 from __future__ import annotations

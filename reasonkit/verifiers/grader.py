@@ -32,6 +32,13 @@ MAX_CHARACTERS = 1_000_000
 DEADLINE_SECONDS = 900.0
 
 
+def refuse(text: str) -> Verdict | None:
+    """The verdict on a reply that is too long for any verifier to be shown."""
+    if len(text) <= MAX_CHARACTERS:
+        return None
+    return Verdict.timeout(f"the reply has {len(text)} characters; at most {MAX_CHARACTERS} are judged")
+
+
 @dataclass(frozen=True, slots=True)
 class _Resolved:
     """A verifier as found: exactly one of `pure` and `awaited` is set."""
@@ -90,10 +97,9 @@ class Grader:
         """The verdict on `text` as a reply to `record`."""
         name = verifier_name(record)
         resolved = self._resolve(name)
-        if len(text) > MAX_CHARACTERS:
-            return Verdict.timeout(
-                f"the reply has {len(text)} characters; at most {MAX_CHARACTERS} are judged"
-            )
+        refused = refuse(text)
+        if refused is not None:
+            return refused
         try:
             async with asyncio.timeout(self._deadline):
                 if resolved.awaited is not None:

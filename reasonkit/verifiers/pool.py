@@ -35,7 +35,7 @@ from reasonkit.records import Record, Status, Verdict
 from reasonkit.verifiers.worker import PRELOADS, RECALL, Job, pack
 
 CPU_SECONDS = 1.5
-WALL_SECONDS = 30.0
+WALL_SECONDS = 120.0
 START_SECONDS = 120.0
 RECALL_SECONDS = 0.05
 MAX_BATCH = 16
