@@ -116,9 +116,14 @@ class Solver:
     def __init__(self, houses: int, attributes: int, clues: list[Clue]) -> None:
         self.houses = houses
         self.full = (1 << houses) - 1
-        self.groups = [range(i * houses, (i + 1) * houses) for i in range(attributes)]
+        self.groups = [
+            (range(i * houses, (i + 1) * houses), self.full << i * houses) for i in range(attributes)
+        ]
         self.domains = [self.full] * (houses * attributes)
-        self.binary = [clue for clue in clues if clue.kind not in ("place", "not_place")]
+        self.binary = [
+            (clue, 1 << clue.a | 1 << clue.b) for clue in clues if clue.kind not in ("place", "not_place")
+        ]
+        self.everything = (1 << houses * attributes) - 1
         for kind, value, house in clues:
             if kind == "place":
                 self.domains[value] &= 1 << house
@@ -127,17 +132,16 @@ class Solver:
 
     def other_than_identity(self, rng: random.Random) -> list[int] | None:
         """A filling that is not the intended one, or None where there is no other."""
-        found = self._search(list(self.domains), rng)
-        return next(
-            (filling for filling in found if any(v % self.houses != h for v, h in enumerate(filling))), None
-        )
+        found = self._search(list(self.domains), self.everything, rng)
+        intended = [value % self.houses for value in range(len(self.domains))]
+        return next((filling for filling in found if filling != intended), None)
 
     def fillings(self) -> Iterator[list[int]]:
         """All of them."""
-        return self._search(list(self.domains), random.Random(0))
+        return self._search(list(self.domains), self.everything, random.Random(0))
 
-    def _search(self, domains: list[int], rng: random.Random) -> Iterator[list[int]]:
-        if not self._propagate(domains):
+    def _search(self, domains: list[int], touched: int, rng: random.Random) -> Iterator[list[int]]:
+        if not self._propagate(domains, touched):
             return
         open_values = [value for value, domain in enumerate(domains) if domain & (domain - 1)]
         if not open_values:
@@ -151,19 +155,32 @@ class Solver:
         for house in options:
             branch = list(domains)
             branch[value] = 1 << house
-            yield from self._search(branch, rng)
+            yield from self._search(branch, 1 << value, rng)
 
-    def _propagate(self, domains: list[int]) -> bool:
-        """Narrow `domains` until nothing changes; False where a value has nowhere left."""
-        while True:
-            before = tuple(domains)
-            for clue in self.binary:
+    def _propagate(self, domains: list[int], touched: int) -> bool:
+        """Narrow `domains` until nothing changes; False where a value has nowhere left.
+
+        `touched` has a bit for every value that changed since the domains were last as narrow as can be: only
+        clues and attributes with such a value have anything to say.
+        """
+        while touched:
+            changed = 0
+            for clue, both in self.binary:
+                if not both & (touched | changed):
+                    continue
+                _, a, b = clue
+                before = domains[a], domains[b]
                 if not self._narrow(clue, domains):
                     return False
-            if not all(_all_different(group, domains) for group in self.groups):
-                return False
-            if tuple(domains) == before:
-                return True
+                changed |= (domains[a] != before[0]) << a | (domains[b] != before[1]) << b
+            for group, members in self.groups:
+                if members & (touched | changed):
+                    settled = _all_different(group, domains)
+                    if settled is None:
+                        return False
+                    changed |= settled
+            touched = changed
+        return True
 
     def _narrow(self, clue: Clue, domains: list[int]) -> bool:
         kind, a, b = clue
@@ -188,8 +205,11 @@ class Solver:
         return bool(left and right)
 
 
-def _all_different(group: range, domains: list[int]) -> bool:
-    """Values of one attribute take different houses: settle what can be in one place only."""
+def _all_different(group: range, domains: list[int]) -> int | None:
+    """Values of one attribute take different houses: settle what can be in one place only.
+
+    Gives the bits of the values that changed, or None where two would have to share a house.
+    """
     once = twice = settled = 0
     for value in group:
         domain = domains[value]
@@ -197,19 +217,22 @@ def _all_different(group: range, domains: list[int]) -> bool:
         once |= domain
         if not domain & (domain - 1):
             if settled & domain:
-                return False
+                return None
             settled |= domain
     if once.bit_count() < len(group):
-        return False
+        return None
     alone = once & ~twice  # houses that only one value can take
+    changed = 0
     for value in group:
         domain = domains[value]
         if domain & (domain - 1):
-            domain = domain & alone if domain & alone else domain & ~settled
-            if not domain:
-                return False
-            domains[value] = domain
-    return True
+            narrower = domain & alone or domain & ~settled
+            if not narrower:
+                return None
+            if narrower != domain:
+                domains[value] = narrower
+                changed |= 1 << value
+    return changed
 
 
 def _puzzle(rng: random.Random, houses: int, attributes: int) -> list[Clue]:
