@@ -12,7 +12,6 @@ waits (transformers.py), speculative decoding, paged memory.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -87,9 +86,11 @@ class Decoder:
         self._admit()
         if not self._live:
             return []
-        finished = self._decode()
-        completions = [(self._live[row], self._completion(row, reason)) for row, reason in finished]
-        self._release([row for row, _ in finished])
+        ended = self._decode()
+        if not ended:
+            return []
+        completions = self._completions(ended)
+        self._release([row for row, _ in ended])
         return completions
 
     @torch.inference_mode()
@@ -99,7 +100,7 @@ class Decoder:
         """Ends every request where it stands."""
         self._waiting.extend(arrivals)
         self._drop(set(dropped))
-        completions = [(request, self._completion(row, "abort")) for row, request in enumerate(self._live)]
+        completions = self._completions([(row, "abort") for row in range(len(self._live))])
         completions += [(request, Completion((), (), "abort", (), "")) for request in self._waiting]
         self._waiting.clear()
         self._live.clear()
@@ -129,7 +130,7 @@ class Decoder:
         for row, request in enumerate(self._live):
             request.versions.append((version, int(self._length[row]) - len(request.prompt)))
         with torch.inference_mode():
-            self._prefill(range(len(self._live)))
+            self._prefill(0)
 
     def _drop(self, dropped: set[Request]) -> None:
         if dropped:
@@ -140,47 +141,47 @@ class Decoder:
         """Fills free rows in the order of submission, once enough of them are free."""
         free = self._max_slots - len(self._live)
         count = min(free, len(self._waiting))
-        if self._live and count < min(len(self._waiting), -(-self._max_slots // REFILL)):
+        if count == 0 or (self._live and count < min(len(self._waiting), -(-self._max_slots // REFILL))):
             return
         first = len(self._live)
         self._live.extend(self._waiting.popleft() for _ in range(count))
-        rows = range(first, len(self._live))
-        for row in rows:
-            self._seat(row, self._live[row])
-        self._prefill(rows)
+        self._seat(first)
+        self._prefill(first)
 
-    def _seat(self, row: int, request: Request) -> None:
-        prompt, sampling = request.prompt, request.sampling
-        size = len(prompt)
-        request.versions.append((self._version, 0))
-        self._tokens[row, :size] = torch.tensor(prompt)
-        self._integers[row] = torch.tensor(
-            [size, size, size + sampling.max_tokens, sampling.seed, sampling.top_k]
-        )
-        self._floats[row] = torch.tensor([sampling.temperature, sampling.top_p, sampling.min_p])
+    def _seat(self, first: int) -> None:
+        """Writes the state of the rows from `first` on, whose requests are new."""
+        requests = self._live[first:]
+        width = max(len(request.prompt) for request in requests)
+        padded = [[*request.prompt, *[0] * (width - len(request.prompt))] for request in requests]
+        rows = slice(first, len(self._live))
+        self._tokens[rows, :width] = torch.tensor(padded)
+        self._integers[rows] = torch.tensor([_integers(request) for request in requests])
+        self._floats[rows] = torch.tensor([_floats(request.sampling) for request in requests])
+        for request in requests:
+            request.versions.append((self._version, 0))
 
-    def _prefill(self, rows: Sequence[int]) -> None:
-        """Keys and values of all but the last token of these rows, each distinct sequence computed once."""
-        owner: dict[bytes, int] = {}
-        copies: list[tuple[int, int, int]] = []
+    def _prefill(self, first: int) -> None:
+        """Keys and values of all but the last token of rows `first` on, each distinct one computed once."""
+        owners: dict[tuple[int, ...], int] = {}
         sizes: dict[int, int] = {}
-        for row in rows:
-            size = int(self._length[row]) - 1
-            known = self._tokens[row, :size].tolist()
-            source = owner.setdefault(array("q", known).tobytes(), row)
-            if source == row:
-                sizes[row] = size
+        copies: list[tuple[int, int]] = []
+        lengths = self._length[first : len(self._live)].tolist()
+        known = self._tokens[first : len(self._live), : max(lengths, default=0)].tolist()
+        for row, (size, ids) in enumerate(zip(lengths, known, strict=True), start=first):
+            owner = owners.setdefault(tuple(ids[: size - 1]), row)
+            if owner == row:
+                sizes[row] = size - 1
             else:
-                copies.append((source, row, size))
-        self._cache.reserve(len(self._live), max(sizes.values(), default=0) + 1)
+                copies.append((owner, row))
+        self._cache.reserve(len(self._live), max(lengths, default=0))
         for chunk in _prefill_chunks(sizes):
             slots = torch.tensor(chunk, device=self._device)
             width = max(sizes[row] for row in chunk)
             self._cache.expect(Prefill(slots))
             self._forward(self._tokens[slots, :width], self._columns[:width].unsqueeze(0), None)
         if copies:
-            sources, targets, widths = zip(*copies, strict=True)
-            self._cache.copy(torch.tensor(sources), torch.tensor(targets), max(widths))
+            owning, sharing = (torch.tensor(rows, device=self._device) for rows in zip(*copies, strict=True))
+            self._cache.copy(owning, sharing, max(sizes.values()))
 
     def _decode(self) -> list[tuple[int, FinishReason]]:
         """One token for every live row. Returns the rows that ended, and why."""
@@ -232,22 +233,27 @@ class Decoder:
         tail = self._decoded(self._tokens[row, max(len(request.prompt), end - window) : end].tolist())
         return any(text in tail for text in stop)
 
-    def _completion(self, row: int, reason: FinishReason) -> Completion:
-        request = self._live[row]
-        start, end = len(request.prompt), int(self._length[row])
-        token_ids = self._tokens[row, start:end].tolist()
-        starts = [first for _, first in request.versions] + [end - start]
-        return Completion(
-            token_ids=tuple(token_ids),
-            logprobs=tuple(self._logprobs[row, start:end].tolist()),
-            finish_reason=reason,
-            versions=tuple(
-                VersionSpan(version, first, following)
-                for (version, first), following in zip(request.versions, starts[1:], strict=True)
-                if following > first
-            ),
-            text=_cut_after(self._decoded(token_ids), request.sampling.stop),
-        )
+    def _completions(self, ended: Sequence[tuple[int, FinishReason]]) -> list[tuple[Request, Completion]]:
+        """What these rows have sampled, row by row."""
+        rows = torch.tensor([row for row, _ in ended], dtype=torch.long, device=self._device)
+        lengths = self._length[rows].tolist()
+        width = max(lengths, default=0)
+        tokens = self._tokens[rows, :width].tolist()
+        logprobs = self._logprobs[rows, :width].tolist()
+        completions = []
+        for (row, reason), end, ids, logs in zip(ended, lengths, tokens, logprobs, strict=True):
+            request = self._live[row]
+            start = len(request.prompt)
+            reply = ids[start:end]
+            completion = Completion(
+                token_ids=tuple(reply),
+                logprobs=tuple(logs[start:end]),
+                finish_reason=reason,
+                versions=_spans(request.versions, end - start),
+                text=_cut_after(self._decoded(reply), request.sampling.stop),
+            )
+            completions.append((request, completion))
+        return completions
 
     def _decoded(self, token_ids: list[int]) -> str:
         if self._tokenizer is None:
@@ -263,7 +269,7 @@ class Decoder:
         holes = [row for row in leaving if row < staying]
         movers = [row for row in range(staying, len(self._live)) if row not in gone]
         if holes:
-            sources, targets = torch.tensor(movers), torch.tensor(holes)
+            sources, targets = (torch.tensor(moved, device=self._device) for moved in (movers, holes))
             width = int(self._length[sources].max())
             self._cache.copy(sources, targets, width)
             self._tokens[targets, :width] = self._tokens[sources, :width]
@@ -284,6 +290,25 @@ class Decoder:
             logits_to_keep=1,
         ).logits
         return logits
+
+
+def _integers(request: Request) -> list[int]:
+    size, sampling = len(request.prompt), request.sampling
+    return [size, size, size + sampling.max_tokens, sampling.seed % 2**63, sampling.top_k]
+
+
+def _floats(sampling: Sampling) -> list[float]:
+    return [sampling.temperature, sampling.top_p, sampling.min_p]
+
+
+def _spans(versions: Sequence[tuple[int, int]], sampled: int) -> tuple[VersionSpan, ...]:
+    """Which version sampled which tokens. Versions that came and went between two tokens have no span."""
+    ends = [first for _, first in versions[1:]] + [sampled]
+    return tuple(
+        VersionSpan(version, first, end)
+        for (version, first), end in zip(versions, ends, strict=True)
+        if end > first
+    )
 
 
 def _prefill_chunks(sizes: dict[int, int]) -> list[list[int]]:
