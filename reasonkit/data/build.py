@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from reasonkit.data.sources import Settings, Source, Split
-from reasonkit.errors import UsageError, nearest
+from reasonkit.errors import ReasonkitError, UsageError, nearest
 from reasonkit.records import Record
 from reasonkit.registry import load
 from reasonkit.seeding import derive_seed
@@ -110,21 +110,27 @@ def build(
             f"setting '{min(unknown)}' belongs to no source of the mixture '{name}'",
             f"write SOURCE.KEY=VALUE, for example --set {parts[0].source.name}.KEY=VALUE",
         )
-    return _mix(parts, split, size, seed, given)
+    validated = [validate(part.source, given.get(part.source.name, {})) for part in parts]
+    return _mix(parts, validated, split, size, seed)
 
 
-def _mix(
-    parts: list[Part], split: Split, size: int, seed: int, settings: Mapping[str, Any]
-) -> Iterator[Record]:
+def _mix(parts: list[Part], settings: list[Settings], split: Split, size: int, seed: int) -> Iterator[Record]:
     """Records of all parts in a shuffled order, each part with its exact share."""
     counts = shares([part.weight for part in parts], size)
     streams = [
-        part.source.build(split, count, seed, validate(part.source, settings.get(part.source.name, {})))
-        for part, count in zip(parts, counts, strict=True)
+        part.source.build(split, count, seed, own)
+        for part, own, count in zip(parts, settings, counts, strict=True)
     ]
-    order = [stream for stream, count in enumerate(counts) for _ in range(count)]
+    order = [place for place, count in enumerate(counts) for _ in range(count)]
     random.Random(derive_seed(seed, "data", "mix", split)).shuffle(order)
-    return (next(streams[stream]) for stream in order)
+    for place in order:
+        record = next(streams[place], None)
+        if record is None:
+            raise ReasonkitError(
+                f"{parts[place].source.name} has fewer than the {counts[place]} {split} records of its share",
+                "give it a smaller weight, or the whole mixture a smaller --size",
+            )
+        yield record
 
 
 def shares(weights: list[float], size: int) -> list[int]:

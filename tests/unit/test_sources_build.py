@@ -98,6 +98,10 @@ class TestMixtures:
         with pytest.raises(UsageError, match="twice"):
             parse_name("knights,knights")
 
+    def test_a_bad_setting_of_a_part_is_refused_before_anything_is_drawn(self) -> None:
+        with pytest.raises(UsageError, match="people"):
+            build("knights,countdown", "train", 2, 0, {"knights": {"people": 1}})
+
     def test_a_setting_of_no_part_is_refused(self) -> None:
         with pytest.raises(UsageError, match="belongs to no source"):
             build("knights,countdown", "train", 2, 0, {"people": 3})

@@ -124,6 +124,12 @@ class TestSampling:
         assert len(train) + len(test) == 400
         assert 40 < len(test) < 130
 
+    def test_a_share_of_a_mixture_that_cannot_be_filled_is_an_error(self, tmp_path: Path) -> None:
+        settings = {"math": {"raw": str(self.raw(tmp_path, 1))}}
+        assert len(list(build("math,countdown", "train", 100, 0, settings))) == 100
+        with pytest.raises(ReasonkitError, match="math has fewer than the 1000 train records"):
+            list(build("math,countdown", "train", 2000, 0, settings))
+
     def test_a_broken_line_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "rows.jsonl").write_text('{"problem": "?", "answer": "1"}\n{"problem": \n')
         with pytest.raises(ReasonkitError, match=r"rows\.jsonl line 2 is no JSON"):

@@ -45,10 +45,6 @@ class Download:
     size: str
     licence: str
 
-    @property
-    def command(self) -> str:
-        return f"git clone {self.what}" if self.what.startswith("https://github") else f"fetch {self.what}"
-
 
 class RawSettings(Settings):
     raw: Path | None = Field(None, description="The folder that holds the downloaded raw files (required).")
