@@ -243,4 +243,13 @@ def _leaves(values: Mapping[str, Any], above: KeyPath, tree: Tree) -> Iterator[t
         if isinstance(value, dict) and value:
             yield from _leaves(value, path, tree)
         else:
-            yield ".".join(path), value, tree.origin(path)
+            yield ".".join(path), value, tree.origin(path) if _is_set(path, tree.values) else "default"
+
+
+def _is_set(path: KeyPath, values: Any) -> bool:
+    """Whether the tree gives a value at `path`, rather than only for a section that holds it."""
+    for key in path:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True

@@ -118,7 +118,7 @@ def _results(run: RunDir, step: int) -> Iterator[str]:
             f"| {decoding} | {' | '.join(cells)} | {next(iter(measured.values()))[decoding]['n']:,} |"
         )
     yield "\n".join(lines) + "\n"
-    yield "Mean score with 95 % intervals over problems, none of which was trained on.\n"
+    yield "Mean score with 95 % intervals over problems that training did not see.\n"
 
 
 def _look(run: RunDir, step: int) -> Mapping[str, Any] | None:

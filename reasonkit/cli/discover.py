@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reasonkit.cli.names import USED_BY, Kind, entries, find_part
+from reasonkit.cli.names import USED_BY, Kind, entries, find_parts
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
 from reasonkit.errors import UsageError
 
@@ -76,7 +76,7 @@ def show(
     elif _is_run(name):
         _show_run(name, json_)
     else:
-        _show_part(name, json_)
+        _show_parts(name, json_)
 
 
 def _overview(json_: bool) -> None:
@@ -232,13 +232,14 @@ def _run_lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, _value(summary[key])
 
 
-def _show_part(name: str, json_: bool) -> None:
-    part = find_part(name)
+def _show_parts(name: str, json_: bool) -> None:
+    parts = find_parts(name)
     if json_:
-        emit_json(asdict(part))
+        emit_json([asdict(part) for part in parts])
         return
-    print(f"{part.name}   ({part.kind}, {part.target})\n\n{part.about}")
-    if part.options:
-        print()
-        rows = [(option.name, option.default or "required", option.meaning) for option in part.options]
-        print_table(("option", "default", "meaning"), rows)
+    for number, part in enumerate(parts):
+        print("\n" * min(number, 1) + f"{part.name}   ({part.kind}, {part.target})\n\n{part.about}")
+        if part.options:
+            print()
+            rows = [(option.name, option.default or "required", option.meaning) for option in part.options]
+            print_table(("option", "default", "meaning"), rows)

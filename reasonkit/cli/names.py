@@ -89,28 +89,26 @@ def table_of(kind: Kind) -> Mapping[str, str]:
     return table
 
 
-def find_part(name: str) -> Part:
-    """The part called `name`; where several kinds have the name, `KIND/NAME` says which is meant."""
+def find_parts(name: str) -> list[Part]:
+    """The parts called `name`; a data source and its verifier often share one. `KIND/NAME` means one kind's."""
     wanted, slash, bare = name.partition("/")
-    kinds = [Kind(wanted)] if slash and wanted in set(TABLES) else list(TABLES)
-    if len(kinds) > 1:
-        bare = name
+    if slash and wanted in set(TABLES):
+        kinds, name = [Kind(wanted)], bare
+    else:
+        kinds = list(TABLES)
     found = [
-        kind for kind in kinds if bare in table_of(kind) or (kind is Kind.DATA and bare.startswith("rg:"))
+        kind for kind in kinds if name in table_of(kind) or (kind is Kind.DATA and name.startswith("rg:"))
     ]
     if not found:
-        known = {each for kind in Kind for each in (entry.name for entry in entries(kind))}
+        known = {entry.name for kind in Kind for entry in entries(kind)}
         raise UsageError(f"unknown name '{name}'", nearest(name, known) or "reasonkit list")
-    if len(found) > 1:
-        raise UsageError(
-            f"'{name}' names several things: {', '.join(found)}",
-            "   or   ".join(f"reasonkit show {kind}/{bare}" for kind in found),
-        )
-    if found[0] is Kind.DATA:
-        return _source(bare)
-    target = table_of(found[0])[bare]
+    return [_source(name) if kind is Kind.DATA else _tabled(kind, name) for kind in found]
+
+
+def _tabled(kind: Kind, name: str) -> Part:
+    target = table_of(kind)[name]
     about, options = describe(target)
-    return Part(bare, found[0], target, about, options)
+    return Part(name, kind, target, about, options)
 
 
 def _source(name: str) -> Part:
@@ -131,8 +129,8 @@ def _source(name: str) -> Part:
 def describe(target: str) -> tuple[str, list[Option]]:
     """Docstring and options of `module:attribute`, read from the file; the module is not imported.
 
-    A function's options are its keyword-only arguments, a class's those of its constructor. An attribute
-    without a docstring is described by its module's.
+    A function is described by its own docstring and has its keyword-only arguments as options. A class is the
+    subject of its file: the module's docstring comes first, and the options are its constructor's.
     """
     module_name, _, attribute = target.partition(":")
     spec = importlib.util.find_spec(module_name)
@@ -144,7 +142,8 @@ def describe(target: str) -> tuple[str, list[Option]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
             return ast.get_docstring(node) or doc, _keyword_options(node.args)
         if isinstance(node, ast.ClassDef) and node.name == attribute:
-            return ast.get_docstring(node) or doc, _constructor_options(node)
+            about = "\n\n".join(filter(None, (doc, ast.get_docstring(node))))
+            return about, _constructor_options(node)
     return doc, []
 
 
