@@ -151,9 +151,8 @@ class FusionClient:
         try:
             return attempts(self._post_once, path, body, seconds)
         except (_TryAgain, httpx.TransportError) as error:
-            raise self._failure(
-                f"{path} failed {_ATTEMPTS} times, last: {error or type(error).__name__}"
-            ) from error
+            last = f"{type(error).__name__} {error}"
+            raise self._failure(f"{path} failed {_ATTEMPTS} times, last: {last}") from error
 
     def _post_once(self, path: str, body: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         answer = self._http.post(f"{self.url}{path}", json=body, timeout=seconds + _ANSWER_SECONDS)

@@ -67,9 +67,28 @@ class Scene:
         self._unix = socket.socket(socket.AF_UNIX)
         self._unix.bind(f"\0reasonkit-{self.secret}")
         self._unix.listen()
-        self.victim = subprocess.Popen(["sleep", "600"], env={_SECRET_VARIABLE: self.secret})
+        self.victim = self._new_victim()
         for listener in (self._tcp, self._udp, self._unix):
             listener.setblocking(False)
+
+    def _new_victim(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "600"], env={_SECRET_VARIABLE: self.secret})
+
+    def mend(self) -> None:
+        """For the next attack, what the last one damaged."""
+        for stray in self.folder.iterdir():
+            if stray != self.secret_file:
+                stray.unlink()
+        self.secret_file.write_text(self.secret)
+        if self.victim.poll() is not None:
+            self.victim = self._new_victim()
+        for listener in (self._tcp, self._unix):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._udp.recv(100)
 
     def close(self) -> None:
         self.victim.kill()
@@ -124,6 +143,8 @@ def assail(sandbox: LocalSandbox, scene: Scene, attack: Attack) -> ProbeOutcome:
     result = _shoot(sandbox, scene, attack)
     took = time.monotonic() - began
     complaint = scene.damage() or _loot(scene, result) or _claim(attack, result)
+    if scene.damage():
+        scene.mend()
     if not complaint and descendants() - family:
         complaint = "it left a process behind"
     if not complaint and took > attack.limits.wall_seconds + _LEAST_SECONDS:
@@ -148,7 +169,7 @@ def _shoot(sandbox: LocalSandbox, scene: Scene, attack: Attack) -> CallResult | 
         return sandbox.run_blocking(job)
     call = CallJob(attack.code, "attack", ([scene.directions()],), attack.limits)
     result = sandbox.call_blocking(call)[0]
-    if attack.name == "files to the next job":
+    if attack.twice:
         result = sandbox.call_blocking(call)[0]
     return result
 

@@ -7,10 +7,11 @@ after every process of the job is dead, through openat2, so that nothing can be 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from reasonkit.sandbox.worker import kernel
 
@@ -63,17 +64,26 @@ class Box:
         os.close(root)
         return found
 
-    def used_megabytes(self) -> float:
-        """What the job wrote, where no tmpfs limits it."""
+    def overfull(self, megabytes: int, pids: Iterable[int]) -> bool:
+        """Whether the running job wrote too much, where no tmpfs limits it. What cannot be looked into counts as
+        full: a folder locked, or nested so deep that no path reaches it."""
         if self.mounted:
-            return 0.0
-        total = 0
-        for name in _names(self.path):
+            return False
+        used, entries = _held_but_unlinked(pids), 0
+        pending = [self.path]
+        while pending:
             try:
-                total += os.lstat(f"{self.path}/{name}").st_blocks * 512
+                listing = list(os.scandir(pending.pop()))
+                entries += len(listing)
+                pending += [entry.path for entry in listing if entry.is_dir(follow_symlinks=False)]
+                used += sum(entry.stat(follow_symlinks=False).st_blocks for entry in listing) * 512
+            except FileNotFoundError:
+                continue  # removed while we looked
             except OSError:
-                continue  # removed, or made unreachable, while we looked
-        return total / 1e6
+                return True
+            if entries > _INODES or used > megabytes << 20:
+                return True
+        return False
 
     def remove(self) -> None:
         """When the worker ends. A tmpfs has gone with its last mount."""
@@ -89,11 +99,23 @@ def make(parent: str) -> Box:
     return Box(path, mounted=False)
 
 
+def _held_but_unlinked(pids: Iterable[int]) -> int:
+    """Bytes in files that have no name any more but are open."""
+    held = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                    held += status.st_blocks * 512
+    return held
+
+
 def _names(top: str) -> Iterator[str]:
-    """Relative names of everything but folders, breadth first, links not followed, a bounded number of them."""
+    """Relative names of everything but folders, links not followed, a bounded number of them."""
     pending, seen = [""], 0
     while pending:
-        folder = pending.pop(0)
+        folder = pending.pop()
         try:
             entries = list(os.scandir(f"{top}/{folder}"))
         except OSError:

@@ -21,7 +21,7 @@ import traceback
 from typing import Any, NoReturn
 
 from reasonkit.sandbox import wire
-from reasonkit.sandbox.worker import box, calls, confine, jail, landlock, programs, watch
+from reasonkit.sandbox.worker import box, calls, confine, jail, kernel, landlock, programs, watch
 
 _MESSAGE = 1 << 16
 _SETUP_FAILED = 97
@@ -144,6 +144,8 @@ class Worker:
         channel, told = _settle_descriptors(descriptors, told)
         if stdin:
             programs.standard_input(stdin)
+        # So that the worker can watch it, and it can open its own /proc/self. It holds nothing of others.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         self.confinement.apply(job)
         os.closerange(told + 1, calls.FIRST_RESERVED)
         os.closerange(calls.FIRST_RESERVED + 2, 256)

@@ -102,7 +102,7 @@ class Policy:
     private_pids: bool
 
 
-_LOAD, _EQUAL, _GREATER, _BITS, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
+_LOAD, _EQUAL, _GREATER, _BITS, _JUMP, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x05, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH = 0, 4
 
@@ -142,41 +142,50 @@ def _clone_rule(processes: bool) -> bytes:
 def assemble(policy: Policy, machine: str, own_pid: int = 0) -> bytes:
     """The filter's instructions. Without `private_pids`, `own_pid` is the only process that may be signalled."""
     column = ("x86_64", "aarch64").index(machine)
-    program = [
+    head = [
         _op(_LOAD, _ARCH),
         _op(_EQUAL, AUDIT_ARCH[machine], 1, 0),
         _op(_RETURN, _KILL),
         _op(_LOAD, _NUMBER),
     ]
     if machine == "x86_64":
-        program += [_op(_BITS, X32_BIT, 0, 1), _op(_RETURN, _KILL)]
-    program += [_op(_GREATER, CEILING, 0, 1), _refuse(errno.ENOSYS)]
+        head += [_op(_BITS, X32_BIT, 0, 1), _op(_RETURN, _KILL)]
+    head += [_op(_GREATER, CEILING, 0, 1), _refuse(errno.ENOSYS)]
+    return b"".join(head) + _search(sorted(_rules(policy, column, own_pid).items()))
 
-    def rule(name: str, table: Numbers, body: bytes) -> None:
-        number = table[name][column]
-        if number is not None:
-            program.append(_op(_EQUAL, number, 0, len(body) // 8) + body)
 
+def _search(rules: list[tuple[int, bytes]]) -> bytes:
+    """Binary, not one after the other: the kernel runs the filter for every number when it is installed."""
+    if len(rules) == 1:
+        number, body = rules[0]
+        return _op(_EQUAL, number, 0, len(body) // 8) + body + _PASS
+    middle = len(rules) // 2
+    low, high = _search(rules[:middle]), _search(rules[middle:])
+    return _op(_GREATER, rules[middle - 1][0], 0, 1) + _op(_JUMP, len(low) // 8) + low + high
+
+
+def _rules(policy: Policy, column: int, own_pid: int) -> dict[int, bytes]:
+    """What becomes of each call that is not simply allowed, by its number."""
     denied = {**OTHER_PROCESSES, **NAMESPACES_AND_MOUNTS, **KERNEL_SURFACE, **CHANNELS_TO_OTHERS}
     denied |= {} if policy.processes else NEW_PROCESSES
     denied |= {} if policy.execute or policy.processes else EXEC
     denied |= {} if policy.private_pids else GROUP_ESCAPES
-    for name in denied:
-        rule(name, denied, _refuse(errno.EPERM))
-    for name in ABSENT:
-        rule(name, ABSENT, _refuse(errno.ENOSYS))
-    rule("clone", CLONE, _clone_rule(policy.processes))
-    # The worker runs under the same user: these calls would reach it by its PID.
-    rule("prlimit64", BY_ARGUMENT, _only_values(0, (0,)))
-    rule("sched_setaffinity", BY_ARGUMENT, _only_values(0, (0,)))
-    rule("prctl", BY_ARGUMENT, _only_values(0, PRCTL_ALLOWED))
-    rule("ioctl", BY_ARGUMENT, _not_values(1, IOCTL_DENIED))
-    rule("socketpair", BY_ARGUMENT, _only_values(0, (AF_UNIX,)))
+    named = dict.fromkeys(denied, _refuse(errno.EPERM)) | dict.fromkeys(ABSENT, _refuse(errno.ENOSYS))
+    named |= {
+        "clone": _clone_rule(policy.processes),
+        # The worker runs under the same user: these calls would reach it by its PID.
+        "prlimit64": _only_values(0, (0,)),
+        "sched_setaffinity": _only_values(0, (0,)),
+        "prctl": _only_values(0, PRCTL_ALLOWED),
+        "ioctl": _not_values(1, IOCTL_DENIED),
+        "socketpair": _only_values(0, (AF_UNIX,)),
+    }
     if not policy.private_pids:
-        rule("kill", BY_ARGUMENT, _only_values(0, (own_pid, 0)))  # 0: the job's own process group
-        rule("tgkill", BY_ARGUMENT, _only_values(0, (own_pid,)))
-    program.append(_PASS)
-    return b"".join(program)
+        named["kill"] = _only_values(0, (own_pid, 0))  # 0: the job's own process group
+        named["tgkill"] = _only_values(0, (own_pid,))
+    table = {**denied, **ABSENT, **CLONE, **BY_ARGUMENT}
+    numbered = ((table[name][column], body) for name, body in named.items())
+    return {number: body for number, body in numbered if number is not None}
 
 
 def install(program: bytes) -> None:

@@ -65,7 +65,7 @@ def _wait(pid: int, job: dict[str, Any], control: socket.socket, box: Box, start
             used = _family_cpu() if family else _cpu_of(pid)
             reason = _exceeded(pid, job, used, elapsed, family=family)
             if reason is None and not box.mounted and started + elapsed > disk_due:
-                reason = "disk" if box.used_megabytes() > job["box_mb"] else None
+                reason = "disk" if box.overfull(job["box_mb"], _family()) else None
                 disk_due = time.monotonic() + _DISK_TICK
             if reason is not None:
                 return reason
