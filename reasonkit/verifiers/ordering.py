@@ -24,13 +24,28 @@ def verify_ordering(record: Record, text: str) -> Verdict:
 
 
 def verify_ordering_reasoning360(record: Record, text: str) -> Verdict:
-    """Any words between the first pair of square brackets. Where the published grader would `eval`, no answer."""
+    """Any words between square brackets. Where the published grader would `eval`, there is no answer."""
     answer = published_answer(text, one_line=True)
-    bracketed = None if answer is None else re.search(r"\[([^\[\]]+)\]", answer)
-    if bracketed is None:
+    listed = None if answer is None else _bracketed(answer)
+    if listed is None:
         return Verdict.no_answer("the reply has no bracketed list in an <answer> on one line")
-    words = (word.lower().strip() for word in re.findall(r"[\w\s]+", bracketed[1]))
+    words = (word.lower().strip() for word in re.findall(r"[\w\s]+", listed))
     return _verdict([word for word in words if word], list(record.answer))
+
+
+def _bracketed(answer: str) -> str | None:
+    """What follows the first `[` up to the next `]`, with something before, between and after all its commas."""
+    at = 0
+    while (end := answer.find("]", at)) >= 0:
+        region, at = answer[at:end], end + 1
+        if region.endswith(","):
+            continue
+        opening = region.find("[", max(region.rfind(",,"), 0))
+        while 0 <= opening < len(region) - 1:
+            if region[opening + 1] != ",":
+                return region[opening + 1 :]
+            opening = region.find("[", opening + 1)
+    return None
 
 
 def _verdict(names: list[str], gold: list[str]) -> Verdict:

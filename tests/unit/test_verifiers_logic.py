@@ -93,6 +93,8 @@ HOSTILE: dict[str, str] = {
     "sums": tagged("+".join(["1"] * 9_000)),
     "spaces": tagged(" " * 300_000 + "x"),
     "commas": tagged("," * 300_000),
+    "opening brackets": "<answer>" + "[," * 100_000 + "]</answer>",
+    "closing brackets": "<answer>" + "[a" * 50_000 + "]" * 50_000 + "</answer>",
     "digits": tagged("9" * 100_000),
     "power": tagged("9**9**9"),
     "import": tagged("__import__('os').system('true')"),
@@ -137,6 +139,8 @@ class TestKnights:
             "(1) Zoey is a knight (2) Oliver is a knave",
             "Oliver is a knave, and zoey IS A KNIGHT.",
             "Zoey is a knight\n\nOliver is a knave",
+            "**Zoey** is a **knight**\n**Oliver** is a **knave**",
+            "Zoey: knight; Oliver: knave",
         ],
     )
     def test_any_order_and_layout_is_read(self, answer: str) -> None:
@@ -152,6 +156,10 @@ class TestKnights:
             ("Zoey is a knight, Oliver is a knave, Oliver is a knight", Status.NO_ANSWER),
             ("Zoey is a knight or knave, Oliver is a knave", Status.NO_ANSWER),
             ("Zoey is not a knight, Oliver is a knave", Status.NO_ANSWER),
+            ("Zoey isn't a knight, Oliver is a knave", Status.NO_ANSWER),
+            ("Zoey\nis a knight, Oliver is a knave", Status.NO_ANSWER),
+            ("knight, knave", Status.NO_ANSWER),
+            ("Zoey and Oliver are knights", Status.NO_ANSWER),
             ("Zoey is a knight, Mia is a knave", Status.NO_ANSWER),
         ],
     )
@@ -229,6 +237,9 @@ class TestOrdering:
     def test_the_published_grader_takes_any_words_between_brackets(self) -> None:
         assert verify_ordering_reasoning360(self.gold, "<answer>So: [Crow, 'owl', hawk]</answer>").score == 1
         assert verify_ordering_reasoning360(self.gold, "<answer>crow, owl, hawk</answer>").score == 0
+        assert verify_ordering_reasoning360(self.gold, "<answer>['crow', ['owl', 'hawk']</answer>").score == 1
+        assert verify_ordering_reasoning360(self.gold, "<answer>[crow,, owl, hawk]</answer>").score == 0
+        assert verify_ordering_reasoning360(self.gold, "<answer>[,] [crow, owl, hawk]</answer>").score == 1
 
 
 class TestGraph:
