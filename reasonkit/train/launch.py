@@ -95,9 +95,13 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
 
 
 def resume_run(folder: RunDir, observer: Observer) -> Outcome:
-    """The same walk again, from the last complete checkpoint."""
+    """The same walk again, from the last complete checkpoint.
+
+    What was written down after it is cut off first: it is written again, identically.
+    """
     recipe = load_recipe(folder.recipe)
     folder.remove_leftovers()
+    folder.forget_after(max(folder.checkpoints(), default=0))
     return _carry_out(recipe, folder, observer)
 
 
@@ -217,9 +221,8 @@ def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
 
 
 async def _continue(run: Run) -> None:
-    """Go back to the newest checkpoint: what was written down after it is written again, identically."""
+    """Put every part back where it was at the newest checkpoint."""
     step = run.folder.checkpoints()[-1]
-    run.folder.forget_after(step)
     state = await load_checkpoint(run.folder.checkpoint(step), run.learner)
     await run.engine.load_weights(run.learner.weights(), version=step)
     run.feed.restore(state["feed"])
