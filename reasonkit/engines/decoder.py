@@ -110,22 +110,10 @@ class Decoder:
     def load(self, weights: WeightSource, version: int) -> None:
         """New weights for all tokens from here on: what live rows remember of the old ones is computed anew."""
         held = self._model.state_dict()
-        loaded: set[int] = set()
-        for name, tensor in weights:
-            if name not in held:
-                raise ReasonkitError(
-                    f"the weights of version {version} hold '{name}', which the engine's model does not have",
-                    "export the weights under the names of the model's own state dict",
-                )
+        given = dict(weights)
+        _check_fit(held, given, version)
+        for name, tensor in given.items():
             held[name].copy_(tensor)
-            loaded.add(held[name].data_ptr())  # tied weights come under one of their names
-        missing = sorted(name for name, tensor in held.items() if tensor.data_ptr() not in loaded)
-        if missing:
-            raise ReasonkitError(
-                f"the weights of version {version} lack {len(missing)} of the model's {len(held)} tensors, "
-                f"'{missing[0]}' first",
-                "export all weights of the model",
-            )
         self._version = version
         for row, request in enumerate(self._live):
             request.versions.append((version, int(self._length[row]) - len(request.prompt)))
@@ -161,7 +149,7 @@ class Decoder:
             request.versions.append((self._version, 0))
 
     def _prefill(self, first: int) -> None:
-        """Keys and values of all but the last token of rows `first` on, each distinct one computed once."""
+        """Keys and values of all but the last token of rows `first` and later, each distinct prefix once."""
         owners: dict[tuple[int, ...], int] = {}
         sizes: dict[int, int] = {}
         copies: list[tuple[int, int]] = []
@@ -290,6 +278,30 @@ class Decoder:
             logits_to_keep=1,
         ).logits
         return logits
+
+
+def _check_fit(held: dict[str, Tensor], given: dict[str, Tensor], version: int) -> None:
+    """Before anything is overwritten: a model of half new weights must not go on sampling."""
+    for name, tensor in given.items():
+        if name not in held:
+            raise ReasonkitError(
+                f"the weights of version {version} hold '{name}', which the engine's model does not have",
+                "export the weights under the names of the model's own state dict",
+            )
+        if tensor.shape != held[name].shape:
+            raise ReasonkitError(
+                f"'{name}' is {tuple(tensor.shape)} in the weights of version {version} and "
+                f"{tuple(held[name].shape)} in the engine's model",
+                "load the engine from the model that is trained",
+            )
+    loaded = {held[name].data_ptr() for name in given}  # tied weights come under one of their names
+    missing = sorted(name for name, tensor in held.items() if tensor.data_ptr() not in loaded)
+    if missing:
+        raise ReasonkitError(
+            f"the weights of version {version} lack {len(missing)} of the model's {len(held)} tensors, "
+            f"'{missing[0]}' first",
+            "export all weights of the model",
+        )
 
 
 def _integers(request: Request) -> list[int]:
