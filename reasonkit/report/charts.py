@@ -144,5 +144,5 @@ def _save(figure: Figure, path: Path) -> Path:
     with rc_context(STYLE), atomic_file(path) as temporary:
         # Without a date the same run gives the same bytes.
         metadata = {"Date": None} if suffix == "svg" else {}
-        figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
+        figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata)
     return path
