@@ -80,7 +80,7 @@ def verify_reasoning_gym(record: Record, text: str) -> Verdict:
     task, entry = str(record.metadata["task"]), _entry(record)
     reply = after_thinking(text)
     answer = last_tagged(reply)
-    if answer is None or not answer.strip():
+    if answer is None or (not answer.strip() and str(entry["answer"]).strip()):
         return Verdict.no_answer("the reply has no filled <answer> after its thinking")
     if len(answer) > MAX_CHARACTERS:
         return Verdict.wrong(answer[:200], f"the answer has {len(answer)} characters")
