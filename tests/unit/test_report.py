@@ -14,13 +14,25 @@ import pytest
 from reasonkit.cli.report import report
 from reasonkit.errors import UsageError
 from reasonkit.evaluate.stats import paired_difference
-from reasonkit.report import write_report
+from reasonkit.report import Written, write_picture, write_report
 from reasonkit.report.page import render
 from reasonkit.report.read import change, read_run, read_runs
 from reasonkit.report.samples import OF_ROLLOUT, Packed, pack
 from reasonkit.report.series import MOST_POINTS, charts_of, moving_average
 from reasonkit.rundir import RunDir, write_text
 from tests.synthetic_run import write_run
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A report as it lies in its run folder."""
+    run = write_run(tmp_path_factory.mktemp("report") / "run", steps=2)
+    return write_report([run.path], run.report)
+
+
+def page_of(run: RunDir) -> str:
+    runs = [read_run(run.path)]
+    return render("a page", runs, charts_of(runs), pack(runs, 1_000_000))
 
 
 def unpacked(text: str) -> Any:
@@ -120,8 +132,7 @@ class TestBeforeAndAfter:
         run = write_run(tmp_path / "run", steps=3, state="stopped")
         for step in run.evaluation_steps():
             run.evaluation(step).unlink()
-        written = write_report([run.path], run.report)
-        page = written.page.read_text()
+        page = page_of(run)
         assert 'class="results"' not in page
         assert "stopped, step 3 of 3" in page
 
@@ -160,14 +171,13 @@ class TestSamples:
         assert len(steps) >= 15, "spread over the run"
 
     def test_of_each_step_the_best_and_the_worst_come_first(self, tmp_path: Path) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         run = write_run(tmp_path / "run", steps=3, prompts=30, n=4, words=50)
         for step in run.rollout_steps():
             table = pq.read_table(run.rollouts(step)).to_pylist()
             table[57]["reward"], table[91]["reward"] = 7.0, -7.0
-            import pyarrow as pa
-
             pq.write_table(pa.Table.from_pylist(table), run.rollouts(step))
         rows = shown_rollouts(pack([read_run(run.path)], 40_000))
         for step in (1, 2, 3):
@@ -178,12 +188,11 @@ class TestSamples:
 
     def test_the_same_run_gives_the_same_page(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", steps=3)
-        pages = [
-            write_report([run.path], tmp_path / name / "page.html").page.read_bytes() for name in ("a", "b")
-        ]
-        assert pages[0] == pages[1]
-        images = [(tmp_path / name / "charts" / "reward.svg").read_bytes() for name in ("a", "b")]
-        assert images[0] == images[1]
+        assert page_of(run) == page_of(run)
+        images = [tmp_path / "a.svg", tmp_path / "b.svg"]
+        for image in images:
+            write_picture([run.path], image)
+        assert images[0].read_bytes() == images[1].read_bytes()
 
     def test_a_rollout_that_failed_has_no_reward_and_says_why(self, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -209,20 +218,16 @@ class TestPage:
         first = json.loads(run.evaluation(0).read_text())
         first["items"][0]["prompt"] = first["items"][0]["greedy"]["text"] = evil
         run.evaluation(0).write_text(json.dumps(first))
-        runs = [read_run(run.path)]
-        page = render(evil, runs, charts_of(runs), pack(runs, 100_000))
+        page = page_of(run)
         assert "<img src=x" not in page
         assert "<script>alert" not in page
 
-    def test_it_needs_nothing_from_anywhere(self, tmp_path: Path) -> None:
-        run = write_run(tmp_path / "run", steps=2)
-        page = write_report([run.path], run.report).page.read_text()
+    def test_it_needs_nothing_from_anywhere(self, written: Written) -> None:
+        page = written.page.read_text()
         for marker in ("http://", "https://", '<link rel="stylesheet"', "src=", "@import", "url("):
             assert marker not in page.replace("http://www.w3.org/2000/svg", ""), marker
 
-    def test_images_are_real(self, tmp_path: Path) -> None:
-        run = write_run(tmp_path / "run", steps=2)
-        written = write_report([run.path], run.report)
+    def test_images_are_real(self, written: Written) -> None:
         names = {path.name for path in written.charts}
         assert {"reward.png", "reward.svg", "accuracy.png", "accuracy.svg"} <= names
         for path in written.charts:
