@@ -40,9 +40,25 @@ UNSOLVED = "Integral("
 FIXED_HASH_SEED = "0"
 
 REUSED = frozenset(
-    {"arc_agi", "codeio", "figlet_font", "group_anagrams", "rush_hour", "spell_backward", "word_ladder"}
+    {
+        "arc_agi",
+        "caesar_cipher",
+        "codeio",
+        "emoji_mystery",
+        "figlet_font",
+        "group_anagrams",
+        "letter_counting",
+        "letter_jumble",
+        "n_queens",
+        "rush_hour",
+        "sentence_reordering",
+        "spell_backward",
+        "word_ladder",
+        "word_sequence_reversal",
+        "word_sorting",
+    }
 )
-"""Tasks whose set reads a file of words, fonts or grids when it is made, 10 to 350 ms: one set is kept and
+"""Tasks whose set reads a file of words, fonts or grids when it is made, 1 to 300 ms: one set is kept and
 given a new seed for each item. Not for all tasks: three draw while the set is made."""
 
 
@@ -98,7 +114,7 @@ def _dataset(task: str, seed: int, config: Mapping[str, Any]) -> Any:
     return dataset
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=len(REUSED))
 def _loaded(task: str, config: str) -> Any:
     import reasoning_gym
 
