@@ -136,6 +136,12 @@ def test_ragen_rows_have_ragens_shape() -> None:
     assert all(record.answer == {"target": 0, "numbers": [0, 0]} for record in records)
     assert all(record.is_raw and record.metadata["ability"] == "bfs" for record in records)
     assert all(record.prompt[0]["content"].endswith("<|im_start|>assistant\n<think>") for record in records)
+    grid = "\n".join(
+        "".join(f" {cell} \t" for cell in row) for row in records[0].metadata["room"].split("\n")
+    )
+    assert (
+        f"[Current Observation]:\n{grid}\nDecide the next action:\nAlways" in records[0].prompt[0]["content"]
+    )
     assert all(shortest(record.metadata["room"]) in range(1, 11) for record in records)
     again = list(build("sokoban", "train", 4, 10_001, {"ragen": True}))
     assert [record.metadata["room"] for record in again] == [

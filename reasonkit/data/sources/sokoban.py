@@ -42,6 +42,48 @@ RULES = (
 )
 ANSWER_FORM = "Answer with all moves in order, separated by ||, for example: Right || Right || Up"
 
+RAGEN_TEST_OFFSET = 1_000_000
+"""Test seeds start here after the train seeds, so that sizes up to a million do not repeat a seed."""
+
+RAGEN_INSTRUCTION = """You are a Sokoban solver.
+
+Sokoban Quick Guide
+Goal: Push all boxes (X) onto targets (O).
+
+Symbols:
+# Wall | _ Floor | O Target | X Box | P You | √ = Box on Target | S = You on Target
+
+Rules:
+1. Push boxes (can't pull).
+2. Avoid walls (#).
+
+Answers:
+<answer> Up </answer> | <answer> Down </answer> | <answer> Left </answer> | <answer> Right </answer>
+
+Rewards:
+Move: -0.1
+Box on target: +1.0
+All boxes placed: +10.0
+
+
+[Current Observation]:
+{observation}
+Decide the next action:"""
+"""RAGEN's words to the byte, as its models were trained on them."""
+
+RAGEN_FRAMES: dict[Literal["chat", "base"], str] = {
+    "chat": (
+        "<|im_start|>user\n{prompt}\nAlways output: <think> [Your thoughts] </think> <answer> [your answer] "
+        "</answer> with no extra text. Strictly follow this format. <|im_end|>\n<|im_start|>assistant\n<think>"
+    ),
+    "base": (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+        "assistant first thinks briefly about the reasoning process in the mind and then provides the user with "
+        "the answer.\nUser: {prompt}\nShow your work in <think> </think> tags. And return the final answer in "
+        "<answer> </answer> tags, for example <think> [Thoughts] </think> <answer> 1 </answer>\nAssistant: \n<think>"
+    ),
+}
+
 
 def _environment(variable: str, default: int) -> int:
     text = os.environ.get(variable, "")
@@ -293,21 +335,9 @@ def _ragen(split: Split, size: int, seed: int, settings: SokobanSettings) -> Ite
         )
 
 
-RAGEN_TEST_OFFSET = 1_000_000
-"""Test seeds start here after the train seeds, so that sizes up to a million do not repeat a seed."""
-
-
-def _ragen_prompt(room: Room, prefix: str) -> str:
+def _ragen_prompt(room: Room, prefix: Literal["chat", "base"]) -> str:
     cells = "\n".join("".join(f" {symbol} \t" for symbol in row) for row in render_room(room).split("\n"))
-    rules = (
-        f"{RULES}\nGive one move a turn, for example <answer> Up </answer>.\n"
-        "Rewards: a move costs 0.1, a box on a target earns 1, all boxes on targets earn 10.\n\n"
-        f"[Current Observation]:\n{cells}\nDecide the next action.\n"
-        "Always output <think> [Your thoughts] </think> <answer> [your answer] </answer>"
-    )
-    if prefix == "base":
-        return f"User: {rules}\nAssistant: <think>"
-    return f"<|im_start|>user\n{rules}<|im_end|>\n<|im_start|>assistant\n<think>"
+    return RAGEN_FRAMES[prefix].replace("{prompt}", RAGEN_INSTRUCTION.replace("{observation}", cells))
 
 
 SOURCE = Source(
