@@ -139,3 +139,136 @@ def trl_steps(folder: Path, case: str) -> dict[str, Any]:
         )
         trainer.train()
     return {"times": times, "tokens": tokens}
+
+
+def reasonkit_steps(folder: Path, case: str, skip: bool) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return asyncio.run(_reasonkit_steps(folder, case, skip))
+
+
+async def _reasonkit_steps(folder: Path, case: str, skip: bool) -> dict[str, Any]:
+    from reasonkit.advantages import grpo
+    from reasonkit.dialogue import Dialogue
+    from reasonkit.engines.transformers import TransformersEngine
+    from reasonkit.envs.single_turn import SingleTurn
+    from reasonkit.recipe import LossConfig, RolloutConfig, TrainConfig
+    from reasonkit.records import Message, Record, Verdict
+    from reasonkit.rewards import RewardSum
+    from reasonkit.rollouts import Draw, Rollouts
+    from reasonkit.train.learner import LocalLearner
+    from reasonkit.train.model import load_model, load_tokenizer
+    from reasonkit.train.packing import assemble, mini_batches
+
+    async def grade(record: Record, text: str) -> Verdict:
+        score = reward(record.prompt[0]["content"], text)
+        return Verdict.correct(None) if score else Verdict.wrong(None, "")
+
+    tokenizer = load_tokenizer(folder)
+    engine = TransformersEngine.from_path(folder, max_slots=PROMPTS * GROUP)
+    rollouts = Rollouts(
+        engine,
+        Dialogue(tokenizer),
+        SingleTurn,
+        grade,
+        RewardSum({"correctness": 1.0}),
+        RolloutConfig(max_tokens=CASES[case]),
+        context=512,
+        seed=0,
+    )
+    learner = LocalLearner(
+        load_model(folder),
+        loss=LossConfig(),
+        train=TrainConfig(lr=1e-6, skip_zero_advantage=skip),
+        total_updates=STEPS,
+        max_tokens=CASES[case],
+    )
+    times, tokens, parts = [], [], []
+    for step in range(STEPS):
+        records = [
+            Record(
+                str(row),
+                "bench",
+                (Message(role="user", content=prompt),),
+                "",
+                metadata={"prompt_format": "raw"},
+            )
+            for row, prompt in enumerate(prompts(step))
+        ]
+        started = time.perf_counter()
+        groups = await rollouts.groups(records, Draw("train", step, GROUP))
+        sampled = time.perf_counter()
+        (batch,) = mini_batches(assemble(groups, grpo(groups)), PROMPTS)
+        await learner.step(batch)
+        learned = time.perf_counter()
+        await engine.load_weights(learner.weights(), version=step + 1)
+        times.append(time.perf_counter() - started)
+        tokens.append(sum(rollout.sampled_tokens for group in groups for rollout in group.rollouts))
+        parts.append((sampled - started, learned - sampled))
+    await engine.close()
+    return {"times": times, "tokens": tokens, "parts": parts}
+
+
+def measure(side: str, case: str) -> dict[str, Any]:
+    """One side in a process of its own, so that neither warms the other's caches or threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--side", side, "--case", case, "--out", str(out)]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
+        )
+        if done.returncode:
+            sys.exit(f"{side} failed on {case}:\n{done.stderr[-2000:]}")
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
+
+
+def rate(result: dict[str, Any]) -> float:
+    """Median tokens per second over the steps after the first."""
+    return statistics.median(
+        count / spent for count, spent in zip(result["tokens"][1:], result["times"][1:], strict=True)
+    )
+
+
+def main() -> None:
+    print(
+        f"RL step, {PROMPTS}×{GROUP} samples, 0.67M-parameter Llama, {THREADS} threads, median of {STEPS - 1} steps"
+    )
+    print(f"{'lengths':10}{'side':34}{'tokens/s':>10}{'ratio':>8}{'s/step':>9}{'mean length':>13}")
+    for case in CASES:
+        peer = measure("trl", case)
+        for side, name in (
+            ("trl", "TRL GRPOTrainer"),
+            ("reasonkit", "reasonkit"),
+            ("reasonkit-all", "reasonkit, zero advantages kept"),
+        ):
+            result = peer if side == "trl" else measure(side, case)
+            mean = statistics.mean(result["tokens"]) / (PROMPTS * GROUP)
+            print(
+                f"{case:10}{name:34}{rate(result):10,.0f}{rate(result) / rate(peer):8.2f}"
+                f"{statistics.median(result['times'][1:]):9.2f}{mean:13.1f}"
+            )
+            if "parts" in result:
+                sampling, learning = (
+                    statistics.median(part[at] for part in result["parts"][1:]) for at in (0, 1)
+                )
+                print(f"{'':10}  of which generate and score {sampling:.2f} s, update {learning:.2f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", choices=["trl", "reasonkit", "reasonkit-all"])
+    parser.add_argument("--case", choices=list(CASES))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.side is None:
+        main()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            make_model(Path(folder), arguments.case)
+            if arguments.side == "trl":
+                steps = trl_steps(Path(folder), arguments.case)
+            else:
+                steps = reasonkit_steps(Path(folder), arguments.case, skip=arguments.side == "reasonkit")
+        arguments.out.write_text(json.dumps(steps))
