@@ -16,7 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -69,7 +69,7 @@ class Source(Generic[S]):
     """One line for listings."""
     settings: type[S]
     build: Callable[[Split, int, int, S], Iterator[Record]]
-    """(split, size, seed, settings) -> that many records, one after the other."""
+    """(split, size, seed, settings) -> that many records; at most that many where they come from raw files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,12 @@ class Problem:
     """What decides the split, where several problems share it: a room with many starts. The key if empty."""
 
 
+class Admits(Protocol):
+    def __call__(self, key: str, group: str = "") -> bool:
+        """Whether such a problem is wanted: in this split, and new. Ask before costly work."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """What one attempt at a problem gets to work with."""
@@ -94,9 +100,7 @@ class Draw:
     """What `rng` was seeded with; recorded, so that any record can be drawn again alone."""
     position: int
     """Of the record that this attempt is for; cycles through difficulty levels."""
-    admits: Callable[..., bool]
-    """(key, group="") -> whether such a problem is wanted: in this split, and new. Ask before costly work."""
-
+    admits: Admits
     in_split: Callable[[str], bool]
     """Whether problems of a group belong to this split."""
 

@@ -80,7 +80,8 @@ RAGEN_FRAMES: dict[Literal["chat", "base"], str] = {
         "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
         "assistant first thinks briefly about the reasoning process in the mind and then provides the user with "
         "the answer.\nUser: {prompt}\nShow your work in <think> </think> tags. And return the final answer in "
-        "<answer> </answer> tags, for example <think> [Thoughts] </think> <answer> 1 </answer>\nAssistant: \n<think>"
+        "<answer> </answer> tags, for example <think> [Thoughts] </think> <answer> 1 </answer>\n"
+        "Assistant: \n<think>"
     ),
 }
 
