@@ -1,9 +1,9 @@
-"""Attention within each of several sequences that lie end to end in one row of tokens.
+"""Attention within each of the sequences of a packed row, whose prompts may be shared (packing.Layout).
 
-Registered with transformers under a name of ours, so that a model's own forward runs on packed rows: linear layers,
-norms and rotary embeddings see no padding at all. Neighbouring sequences of one length share one call of
-torch's fused causal attention, which never holds a matrix of scores. Left out: attention to a cache, and windows
-shorter than a sequence.
+Registered with transformers under a name of ours, so that a model's own forward runs on packed rows: projections,
+norms and rotary embeddings see neither padding nor a prompt twice. Whole sequences are put together for attention
+alone; neighbours of one length share one call of torch's fused causal attention, which never holds a matrix
+of scores. Left out: attention to a cache, and windows shorter than a sequence.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from reasonkit.errors import ReasonkitError
+from reasonkit.train.packing import Layout
 
 PACKED = "reasonkit_packed"
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """From here on the model's forward takes `lengths=`, the sequences' lengths in its one row of tokens."""
+    """From here on the model's forward takes `layout=`, which says how sequences lie in its one row of tokens."""
     AttentionInterface.register(PACKED, packed_attention)
     model.set_attn_implementation(PACKED)
 
@@ -33,39 +34,37 @@ def packed_attention(
     value: Tensor,
     _mask: Tensor | None,
     *,
-    lengths: tuple[int, ...],
+    layout: Layout,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_other: Any,
 ) -> tuple[Tensor, None]:
     """Takes [1, heads, tokens, width], gives [1, tokens, heads, width], as transformers calls it, never with a
     mask."""
-    if sliding_window is not None and max(lengths) > sliding_window:
+    longest = layout.lengths[0]
+    if sliding_window is not None and longest > sliding_window:
         raise ReasonkitError(
-            f"a sequence of {max(lengths)} tokens is longer than the attention window of {sliding_window} of "
+            f"a sequence of {longest} tokens is longer than the attention window of {sliding_window} of "
             f"{type(module).__name__}",
-            f"lower model.context to {sliding_window}",
+            f"--set model.context={sliding_window}",
         )
-    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    runs = [(length, len(list(run))) for length, run in groupby(layout.lengths)]
     sizes = [length * count for length, count in runs]
-    parts = [
-        _attend(*triple, length=length, count=count, scaling=scaling)
-        for (length, count), *triple in zip(
-            runs, *(_rows(tensor).split(sizes) for tensor in (query, key, value)), strict=True
-        )
+    whole = (
+        tensor[0].transpose(0, 1).index_select(0, layout.spread).split(sizes)
+        for tensor in (query, key, value)
+    )
+    attended = [
+        _attend(*run, length=length, count=count, scaling=scaling)
+        for (length, count), *run in zip(runs, *whole, strict=True)
     ]
-    return torch.cat(parts)[None], None
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """[1, heads, tokens, width] -> [tokens, heads, width], as it lies in memory."""
-    return tensor[0].transpose(0, 1)
+    return torch.cat(attended).index_select(0, layout.gather)[None], None
 
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, *, length: int, count: int, scaling: float | None
 ) -> Tensor:
-    """Causal attention within each of `count` sequences of one `length`."""
+    """Causal attention within each of `count` sequences of one `length`: [count · length, heads, width]."""
     query, key, value = (rows.unflatten(0, (count, length)).transpose(1, 2) for rows in (query, key, value))
     attended = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]

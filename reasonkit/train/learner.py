@@ -197,8 +197,8 @@ class LocalLearner:
         result: dict[int, Tensor] = {}
         for micro in micro_batches(samples, self._config.token_budget):
             logprobs, _ = policy(micro)
-            counts = [samples[place].scored.numel() for place in micro.order]
-            result.update(zip(micro.order, logprobs.cpu().split(counts), strict=True))
+            counts = [samples[place].scored.numel() for place in micro.samples]
+            result.update(zip(micro.samples, logprobs.cpu().split(counts), strict=True))
         return [result[place] for place in range(len(samples))]
 
     def _save(self, path: Path) -> None:

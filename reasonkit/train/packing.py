@@ -1,8 +1,10 @@
 """From scored groups to what a learner computes on: samples, batches (one optimizer update), packed micro-batches.
 
 A batch carries the counts that its loss is divided by, so a learner may cut it as memory allows. A micro-batch
-is one row of tokens without padding: sequences lie end to end, sorted by length, their positions start at 0
-again, and attention stays within each (attention.py). Everything is a function of the samples and their order.
+is one row of tokens without padding. Sequences that begin with the same prompt, as a group's do, share its tokens:
+the prompt lies in the row once, followed by what each sequence goes on with. All that works token by token
+(projections, norms, the head) then computes a prompt once; attention alone sees whole sequences (attention.py).
+Everything is a function of the samples and their order.
 """
 
 from __future__ import annotations
@@ -30,8 +32,15 @@ class Sample:
     rollout_tokens: int
     """Sampled tokens of the whole rollout, which may have several sequences."""
 
-    def __len__(self) -> int:
-        return self.ids.numel()
+    @property
+    def prefix(self) -> int:
+        """Tokens before the first sampled one."""
+        return int(self.scored[0])
+
+    @property
+    def inputs(self) -> int:
+        """Tokens that a forward pass needs: nothing is predicted from the last scored one or what follows."""
+        return int(self.scored[-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,14 +56,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """Sequences packed into one row of tokens; what is flat over the sampled tokens is named so."""
+    """Sequences packed into one row of tokens. What is [scored] is flat over the sampled tokens."""
 
     ids: Tensor
     """[1, tokens]"""
     positions: Tensor
     """[1, tokens]"""
-    lengths: tuple[int, ...]
-    """Of the sequences, in order, longest first."""
+    layout: Layout
     targets: Tensor
     """[scored] The ids to be predicted."""
     sources: Tensor
@@ -67,8 +75,23 @@ class MicroBatch:
     """[scored] Sampled tokens of the rollout that each token belongs to."""
     sequences: Tensor
     """[scored] Number of the sequence that each token belongs to."""
-    order: tuple[int, ...]
-    """Where each sequence stood in what was packed."""
+    samples: tuple[int, ...]
+    """Where each sequence stood in what was cut up."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """How whole sequences lie in a row in which prompts are shared. Attention goes there and back."""
+
+    lengths: tuple[int, ...]
+    """Of the whole sequences, longest first."""
+    spread: Tensor
+    """[sum of lengths] Where in the row each token of each whole sequence lies."""
+    gather: Tensor
+    """[tokens] Where among the whole sequences' tokens each token of the row is found."""
+
+    def to(self, device: torch.device) -> Layout:
+        return Layout(self.lengths, self.spread.to(device), self.gather.to(device))
 
 
 def assemble(groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> list[list[Sample]]:
@@ -100,39 +123,73 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def micro_batches(samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:
-    """Longest first, so that a batch too large for memory fails at once; equal lengths side by side.
+    """Rows of at most `token_budget` tokens; a sequence longer than that has a row of its own.
 
-    A sequence longer than the budget has a micro-batch of its own.
+    Prompts with the longest sequence come first, so that a batch too large for memory fails at once.
     """
-    order = sorted(range(len(samples)), key=lambda place: (-len(samples[place]), place))
-    start, tokens = 0, 0
-    for end, place in enumerate(order):
-        if tokens and tokens + len(samples[place]) > token_budget:
-            yield pack([samples[each] for each in order[start:end]], order[start:end])
-            start, tokens = end, 0
-        tokens += len(samples[place])
+    prompts: dict[bytes, list[int]] = {}
+    for place, sample in enumerate(samples):
+        prompts.setdefault(sample.ids[: sample.prefix].numpy().tobytes(), []).append(place)
+    for places in prompts.values():
+        places.sort(key=lambda place: -samples[place].inputs)
+    row: list[list[int]] = []
+    tokens = 0
+    for places in sorted(prompts.values(), key=lambda places: -samples[places[0]].inputs):
+        row.append([])
+        for place in places:
+            added = samples[place].inputs - (samples[place].prefix - 1 if row[-1] else 0)
+            if tokens and tokens + added > token_budget:
+                yield pack(samples, [each for each in row if each])
+                row, tokens, added = [[]], 0, samples[place].inputs
+            row[-1].append(place)
+            tokens += added
     if tokens:
-        yield pack([samples[each] for each in order[start:]], order[start:])
+        yield pack(samples, row)
 
 
-def pack(samples: Sequence[Sample], order: Sequence[int]) -> MicroBatch:
-    lengths = torch.tensor([len(sample) for sample in samples])
-    starts = lengths.cumsum(0) - lengths
-    counts = torch.tensor([sample.scored.numel() for sample in samples])
-    ids = torch.cat([sample.ids for sample in samples])
-    targets = torch.cat([sample.scored for sample in samples]) + starts.repeat_interleave(counts)
+def pack(samples: Sequence[Sample], row: Sequence[Sequence[int]]) -> MicroBatch:
+    """One row of those samples whose places are listed, prompt by prompt."""
+    ids, positions, sources, spread = [], [], [], []
+    end = 0
+    for places in row:
+        shared = samples[places[0]].prefix - 1  # a prompt's last token is each sequence's own: it predicts
+        first, end = end, end + shared
+        ids.append(samples[places[0]].ids[:shared])
+        positions.append(torch.arange(shared))
+        for place in places:
+            sample = samples[place]
+            own = sample.inputs - shared
+            ids.append(sample.ids[shared : sample.inputs])
+            positions.append(torch.arange(shared, sample.inputs))
+            sources.append(sample.scored - 1 - shared + end)
+            spread.append(torch.cat([torch.arange(first, first + shared), torch.arange(end, end + own)]))
+            end += own
+    packed = [samples[place] for places in row for place in places]
+    counts = torch.tensor([sample.scored.numel() for sample in packed])
     return MicroBatch(
-        ids=ids[None],
-        positions=(torch.arange(ids.numel()) - starts.repeat_interleave(lengths))[None],
-        lengths=tuple(lengths.tolist()),
-        targets=ids[targets],
-        sources=targets - 1,
-        old_logprobs=torch.cat([sample.old_logprobs for sample in samples]),
-        advantages=torch.tensor([sample.advantage for sample in samples]).repeat_interleave(counts),
-        rollout_tokens=torch.tensor([sample.rollout_tokens for sample in samples]).repeat_interleave(counts),
-        sequences=torch.arange(len(samples)).repeat_interleave(counts),
-        order=tuple(order),
+        ids=torch.cat(ids)[None],
+        positions=torch.cat(positions)[None],
+        layout=_layout(spread, end),
+        targets=torch.cat([sample.ids[sample.scored] for sample in packed]),
+        sources=torch.cat(sources),
+        old_logprobs=torch.cat([sample.old_logprobs for sample in packed]),
+        advantages=torch.tensor([sample.advantage for sample in packed]).repeat_interleave(counts),
+        rollout_tokens=torch.tensor([sample.rollout_tokens for sample in packed]).repeat_interleave(counts),
+        sequences=torch.arange(len(packed)).repeat_interleave(counts),
+        samples=tuple(place for places in row for place in places),
     )
+
+
+def _layout(spread: list[Tensor], tokens: int) -> Layout:
+    """Whole sequences longest first, so that attention can take those of one length together."""
+    spread = sorted(spread, key=lambda places: -places.numel())
+    everywhere = torch.cat(spread)
+    gather = torch.empty(tokens, dtype=torch.long)
+    start = everywhere.numel()
+    for places in reversed(spread):  # a shared token is taken from the first, longest sequence that has it
+        start -= places.numel()
+        gather[places] = torch.arange(start, start + places.numel())
+    return Layout(tuple(places.numel() for places in spread), everywhere, gather)
 
 
 def _samples(rollout: Rollout, advantage: float) -> list[Sample]:

@@ -13,7 +13,9 @@ from reasonkit.train.attention import use_packed_attention
 from reasonkit.train.lm_head import score
 from reasonkit.train.packing import MicroBatch, Sample, pack
 
-PROBE = ((1, 2, 3, 4, 5, 6, 7), (3, 2, 1), (7, 5, 3))
+PROBE = ((1, 2, 3, 4, 5, 6, 7), (1, 2, 5), (7, 5, 3))
+PROBE_PROMPTS = (2, 2, 1)
+PROBE_ROW = ((0, 1), (2,))
 PROBE_TOLERANCE = 1e-3
 
 
@@ -40,7 +42,7 @@ class Policy:
             hidden = self.model.base_model(
                 input_ids=micro.ids.to(device),
                 position_ids=micro.positions.to(device),
-                lengths=micro.lengths,
+                layout=micro.layout.to(device),
                 use_cache=False,
             ).last_hidden_state[0]
         head = self.model.get_output_embeddings()
@@ -55,9 +57,12 @@ class Policy:
         computing does not know shows here, before anything is trained on wrong numbers.
         """
         self.model.set_attn_implementation("eager")
-        expected = torch.cat([self._probe(ids) for ids in PROBE])
+        expected = torch.cat(
+            [self._probe(ids)[prompt - 1 :] for ids, prompt in zip(PROBE, PROBE_PROMPTS, strict=True)]
+        )
         use_packed_attention(self.model)
-        scored, _ = self._score(pack([_all_scored(ids) for ids in PROBE], range(len(PROBE))), torch.float32)
+        samples = [_probe_sample(ids, prompt) for ids, prompt in zip(PROBE, PROBE_PROMPTS, strict=True)]
+        scored, _ = self._score(pack(samples, PROBE_ROW), torch.float32)
         error = (scored - expected).abs().max().item()
         if not error < PROBE_TOLERANCE:
             raise ReasonkitError(
@@ -72,6 +77,6 @@ class Policy:
         return (logits / self._temperature).log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
 
 
-def _all_scored(ids: tuple[int, ...]) -> Sample:
-    count = len(ids) - 1
-    return Sample(torch.tensor(ids), torch.arange(1, len(ids)), torch.zeros(count), 0.0, count)
+def _probe_sample(ids: tuple[int, ...], prompt: int) -> Sample:
+    scored = torch.arange(prompt, len(ids))
+    return Sample(torch.tensor(ids), scored, torch.zeros(len(scored)), 0.0, len(scored))
