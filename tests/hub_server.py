@@ -163,11 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _listing(self, parts: list[str]) -> None:
         repo = "/".join(parts[:2])
-        revision = "/".join(parts[3:]) if parts[2:3] == ["revision"] else "main"
+        revision = "/".join(parts[3:]) or "main"  # after `revision` or `tree`
         found = self._revision(repo, revision)
         if found is None:
             return
         sha, files = found
+        if parts[2:3] == ["tree"]:
+            self._send(200, json.dumps([_entry(*file) for file in files.items()]).encode(), {})
+            return
         siblings = [
             {"rfilename": name, "size": len(data), "blobId": _blob_id(data)} | _large(name, data)
             for name, data in files.items()
@@ -189,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         served = self.server_state.replaced.get(name, files[name])
         listed = files[name]
         if not _large(name, listed):
-            self._bytes(self.path, served, None, {"ETag": f'"{_blob_id(served)}"', "X-Repo-Commit": sha})
+            self._bytes(served, None, {"ETag": f'"{_blob_id(served)}"', "X-Repo-Commit": sha})
             return
         headers = {
             "Location": path,
@@ -255,6 +258,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    """A file as the tree listing shows it."""
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _blob_id(data)}
+    large = _large(name, data)
+    return entry | ({"lfs": {**large["lfs"], "oid": large["lfs"]["sha256"]}} if large else {})
 
 
 def _large(name: str, data: bytes) -> dict[str, Any]:

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reasonkit.cli.data_clean import convert, decontaminate, dedup, limit_length, mix
+from reasonkit.cli.data_clean import split as split_file
+from reasonkit.cli.data_pull import pull
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from reasonkit.data.sources import Split
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+for command in (pull, dedup, decontaminate, limit_length, mix, convert):
+    app.command(command.__name__.replace("_", "-"))(command)
+app.command("split")(split_file)
 
 
 class SplitName(StrEnum):

@@ -33,21 +33,36 @@ SCHEMA = pa.schema(
 ROW_GROUP = 1000
 """Rows a group: the unit in which streaming permutes and prefetches."""
 
+GROUP_BYTES = 32 << 20
+"""A group ends early at about this size: programs that come with megabytes of tests must not add up."""
+
 
 def write_records(records: Iterable[Record], path: Path) -> int:
     """Write `records` to `path` in constant memory; how many there were."""
     written = 0
-    rows = map(to_row, records)
     with (
         atomic_file(path) as temporary,
         pq.ParquetWriter(
             temporary, SCHEMA, compression="zstd", use_content_defined_chunking=True, write_page_index=True
         ) as writer,
     ):
-        while group := list(itertools.islice(rows, ROW_GROUP)):
+        for group in _groups(map(to_row, records)):
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA), row_group_size=ROW_GROUP)
             written += len(group)
     return written
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    held = 0
+    for row in rows:
+        group.append(row)
+        held += len(row["reward_model"]["ground_truth"]) + len(row["extra_info"])
+        if len(group) == ROW_GROUP or held >= GROUP_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 def read_records(path: Path, limit: int | None = None) -> Iterator[Record]:

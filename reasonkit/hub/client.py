@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -39,6 +39,8 @@ Span = tuple[int, int]
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _EXPIRED_STATUSES = frozenset({401, 403, 404, 410})
+
+_REDIRECTS = 5
 
 T = TypeVar("T")
 
@@ -87,12 +89,12 @@ class Snapshot:
     revision: str
     files: tuple[HubFile, ...]
 
-    def matching(self, patterns: Sequence[str]) -> list[HubFile]:
-        """The files that a pattern names, in path order. A pattern that names none is an error."""
+    def matching(self, patterns: Sequence[str], *, some: bool = True) -> list[HubFile]:
+        """The files that a pattern names, in path order. With `some`, a pattern that names none is an error."""
         chosen: set[str] = set()
         for pattern in patterns:
             found = [file.path for file in self.files if fnmatch.fnmatchcase(file.path, pattern)]
-            if not found:
+            if some and not found:
                 raise UsageError(
                     f"{self.repo}@{self.revision[:10]} has no file that matches '{pattern}'",
                     "its files: " + ", ".join(sorted(file.path for file in self.files)[:12]),
@@ -129,10 +131,7 @@ class Hub:
     def snapshot(self, repo: str, revision: str = "main") -> Snapshot:
         """The files of a dataset at `revision`, which is resolved to a commit here and nowhere else."""
         if self._offline:
-            raise ReasonkitError(
-                f"HF_HUB_OFFLINE is set, and {repo}@{revision} is not among the local data",
-                f"HF_HUB_OFFLINE=0 reasonkit data pull {repo}",
-            )
+            return _cached_snapshot(repo, revision)
         url = f"{self.endpoint}/api/datasets/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         what = f"{repo}@{revision}"
 
@@ -156,16 +155,18 @@ class Hub:
             )
         return bytes(received)
 
-    def open(self, file: HubFile, spans: Sequence[Span] = ()) -> RangeFile:
+    def open(self, file: HubFile, spans: Sequence[Span] = ()) -> BinaryIO | RangeFile:
         """`file`, with `spans` of it fetched at once; what lies outside of them is fetched when it is read."""
-        return RangeFile(self, file, spans)
+        local = cached(file)
+        return local.open("rb") if local else RangeFile(self, file, spans)
 
     def download(
         self, file: HubFile, target: Path, progress: Callable[[int], object] = lambda _: None
     ) -> str:
         """Fetch `file` to `target` and give its sha256. What an earlier, killed attempt fetched is kept.
 
-        `progress` hears of the bytes that are there already, and of each further piece.
+        A copy in Hugging Face's cache is taken instead of the network's. `progress` hears of the bytes that
+        are there already, and of each further piece.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + f".{file.etag[:16]}.part")
@@ -175,8 +176,10 @@ class Hub:
             while piece := sink.read(1 << 20):
                 digest.update(piece)
                 progress(len(piece))
+            local = cached(file)
             while (position := sink.tell()) < file.size:
-                piece = self.read(file, position, min(position + RANGE_BYTES, file.size))
+                end = min(position + RANGE_BYTES, file.size)
+                piece = _read_local(local, position, end) if local else self.read(file, position, end)
                 sink.write(piece)
                 digest.update(piece)
                 progress(len(piece))
@@ -231,18 +234,17 @@ class Hub:
     def _locate(self, file: HubFile) -> str:
         """Where the Hub keeps the bytes of `file`, having checked that they are the ones listed."""
         url = f"{self.endpoint}/datasets/{file.repo}/resolve/{file.revision}/{quote(file.path)}"
-        response = self._client.head(url, headers=self._authorization())
-        _raise_for_status(response, f"{file.repo}/{file.path}")
-        etag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
-        etag = etag.removeprefix("W/").strip('"')
-        if etag and etag != file.etag:
-            raise ContentChanged(
-                f"{file.repo}/{file.path} changed on the Hub under the pinned revision "
-                f"{file.revision[:10]}: its content is {etag[:16]}, and was {file.etag[:16]}",
-                "start from a fresh listing: run the command again without resuming",
-            )
-        location = response.headers.get("Location")
-        return str(response.url.join(location)) if location else url
+        for _ in range(_REDIRECTS):
+            response = self._client.head(url, headers=self._authorization())
+            _raise_for_status(response, f"{file.repo}/{file.path}")
+            location = response.headers.get("Location")
+            linked = response.headers.get("X-Linked-ETag")
+            target = str(response.url.join(location)) if location else url
+            if linked or not location or not target.startswith(self.endpoint + "/"):
+                _check_etag(file, linked or response.headers.get("ETag") or "")
+                return target
+            url = target  # the repository was renamed
+        raise ReasonkitError(f"{file.repo}/{file.path}: the Hub redirects in a circle", "check HF_ENDPOINT")
 
     def _authorization(self) -> dict[str, str]:
         from huggingface_hub import get_token
@@ -286,6 +288,16 @@ class Hub:
                 f"{error}",
                 f"check the network and {self.endpoint}, then run the same command again: it resumes",
             ) from error
+
+
+def _check_etag(file: HubFile, etag: str) -> None:
+    found = etag.removeprefix("W/").strip('"')
+    if found and found != file.etag:
+        raise ContentChanged(
+            f"{file.repo}/{file.path} changed on the Hub under the pinned revision {file.revision[:10]}: "
+            f"its content is {found[:16]}, and was {file.etag[:16]}",
+            "start from a fresh listing: run the command again without resuming",
+        )
 
 
 def _check_range(response: httpx.Response, file: HubFile, position: int) -> None:
@@ -343,6 +355,43 @@ class RangeFile(io.RawIOBase):
             piece = self._hub.read(self._file, start, end)
         self._position = start + len(piece)
         return piece
+
+
+def cached(file: HubFile) -> Path | None:
+    """The copy of `file` in Hugging Face's cache (HF_HOME), where another tool has left one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(file.repo, file.path, revision=file.revision, repo_type="dataset")
+    return Path(found) if isinstance(found, str) and Path(found).stat().st_size == file.size else None
+
+
+def _read_local(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb") as source:
+        source.seek(start)
+        return source.read(end - start)
+
+
+def _cached_snapshot(repo: str, revision: str) -> Snapshot:
+    """What Hugging Face's cache holds of a dataset, for when the network may not be used."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}"
+    ref = folder / "refs" / revision
+    root = folder / "snapshots" / (ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision)
+    if not root.is_dir():
+        raise ReasonkitError(
+            f"HF_HUB_OFFLINE is set, and neither the data folder nor Hugging Face's cache holds {repo}@{revision}",
+            f"with a network: HF_HUB_OFFLINE=0 reasonkit data pull {repo}",
+        )
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    # The cache names each content by its etag: the file that the snapshot's link points to.
+    files = [
+        HubFile(
+            repo, root.name, path.relative_to(root).as_posix(), path.stat().st_size, path.resolve().name, None
+        )
+        for path in paths
+    ]
+    return Snapshot(repo, root.name, tuple(files))
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:

@@ -222,7 +222,7 @@ class ParquetTable:
         spans = [_span(chunk) for chunk in self._chunks(group)]
         with self._open(spans, self._metadata) as file:
             batches = file.iter_batches(batch, [group], self._columns, use_threads=False)
-            return ArrowRows(list(batches))
+            return ArrowRows(f"{self.name}, row group {group}", list(batches))
 
 
 def _span(chunk: Any) -> Span:
@@ -233,8 +233,8 @@ def _span(chunk: Any) -> Span:
 
 
 class ArrowRows:
-    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._batches = batches
+    def __init__(self, where: str, batches: Sequence[pa.RecordBatch]) -> None:
+        self._where, self._batches = where, batches
         self._starts = [0]
         for batch in batches:
             self._starts.append(self._starts[-1] + batch.num_rows)
@@ -243,18 +243,26 @@ class ArrowRows:
         return self._starts[-1]
 
     def take(self, indices: Sequence[int]) -> list[Row | Malformed]:
-        if len(self._batches) == 1:
-            taken: list[Row | Malformed] = self._batches[0].take(pa.array(indices, pa.int64())).to_pylist()
-            return taken
         rows: list[Row | Malformed] = [{}] * len(indices)
         for number, batch in enumerate(self._batches):
             start, end = self._starts[number], self._starts[number + 1]
             here = [slot for slot, index in enumerate(indices) if start <= index < end]
             if here:
                 local = pa.array([indices[slot] - start for slot in here], pa.int64())
-                for slot, row in zip(here, batch.take(local).to_pylist(), strict=True):
+                for slot, row in zip(here, python_rows(batch.take(local), self._where), strict=True):
                     rows[slot] = row
         return rows
+
+
+def python_rows(batch: pa.RecordBatch, where: str) -> list[Row | Malformed]:
+    """Rows as dicts. A row whose text is not UTF-8 is malformed, and costs the others nothing."""
+    try:
+        rows: list[Row | Malformed] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [Malformed(where, f"text that is not UTF-8: {error}")]
+        rows = [row for index in range(batch.num_rows) for row in python_rows(batch.slice(index, 1), where)]
+    return rows
 
 
 class JsonlTable:

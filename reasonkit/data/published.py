@@ -1,0 +1,115 @@
+"""Published data sets, by name: which files of which repository, for which split, and how their rows are read.
+
+Only what the files cannot say themselves stands here. Revisions, sizes and hashes are resolved when a set is
+first pulled and written to its manifest. `opt_in` parts are those that would surprise by their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reasonkit.data.adapters import READERS, BadRow, Reader, Row, stable_uid
+from reasonkit.records import Message, Record
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPart:
+    """Some files that make one record file."""
+
+    domain: str
+    patterns: tuple[str, ...]
+    split: str = "train"
+    opt_in: bool = False
+    each: bool = False
+    """Every file is a set of its own, named by its stem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A data set on the Hub. With `raw`, its files are kept as they are, for `reasonkit data build`."""
+
+    repo: str
+    about: str
+    parts: tuple[PublishedPart, ...]
+    read: str = "verl"
+    raw: bool = False
+
+
+def read_knights(row: Row) -> Record:
+    """A row of K-and-K/knights-and-knaves, as the answer and source that Logic-RL gives it."""
+    quiz, solution = row.get("quiz"), row.get("solution_text_format")
+    if not isinstance(quiz, str) or not isinstance(solution, str):
+        raise BadRow("columns quiz and solution_text_format are not both text")
+    names: Any = row.get("names")
+    prompt = (Message(role="user", content=quiz),)
+    answer = {"solution_text_format": solution, "statements": str(row.get("statements", ""))}
+    people = len(names) if isinstance(names, list) else solution.count("\n") + 1
+    return Record(
+        stable_uid(prompt, answer), "kk_logic", prompt, answer, None, {"ability": "logic", "people": people}
+    )
+
+
+_LCB = "codegen__livecodebench*"
+_EVAL_DOMAINS = ("codegen", "logic", "math", "ood", "simulation", "stem", "table")
+
+
+def _evaluations(folder: str) -> tuple[PublishedPart, ...]:
+    listed = (
+        PublishedPart(domain, (f"{folder}/{domain}__*.parquet",), "test", each=True)
+        for domain in _EVAL_DOMAINS
+    )
+    return (*listed, PublishedPart("livecodebench", (f"{folder}/{_LCB}",), "test", opt_in=True, each=True))
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "guru": Published(
+        "LLM360/guru-RL-92k",
+        "91.9k problems of six domains, filtered by difficulty; LiveCodeBench's 3.3 GB only on request",
+        (
+            PublishedPart("math", ("train/math__*.parquet",)),
+            PublishedPart("codegen", ("train/codegen__*.parquet",)),
+            PublishedPart("livecodebench", (f"train/{_LCB}",), opt_in=True),
+            PublishedPart("logic", ("train/logic__*.parquet",)),
+            PublishedPart("simulation", ("train/simulation__*.parquet",)),
+            PublishedPart("table", ("train/table__*.parquet",)),
+            PublishedPart("stem", ("train/stem__*.parquet",)),
+        ),
+    ),
+    "guru-online": Published(
+        "LLM360/guru-RL-92k", "Guru's 13 evaluation sets for use during training", _evaluations("online_eval")
+    ),
+    "guru-offline": Published(
+        "LLM360/guru-RL-92k", "Guru's evaluation sets for use after training", _evaluations("offline_eval")
+    ),
+    "ii-thought": Published(
+        "Intelligent-Internet/II-Thought-RL-v0",
+        "342k problems with verification_info: mathematics, code, science, software engineering",
+        (PublishedPart("", ("*.parquet",)),),
+        read="ii_thought",
+    ),
+    "kk": Published(
+        "K-and-K/knights-and-knaves",
+        "Knights & Knaves with 2 to 8 people, the data behind Logic-RL",
+        tuple(
+            PublishedPart(f"{people}ppl", (f"{split}/people{people}_*.jsonl",), split)
+            for people in range(2, 9)
+            for split in ("train", "test")
+        ),
+        read="knights",
+    ),
+    "dapo-math": Published(
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        "17,917 problems; the files repeat each of them a hundred times, and it is kept once",
+        (PublishedPart("", ("*.parquet",)),),
+    ),
+    "codeio-pyedu": Published(
+        "hkust-nlp/CodeIO-PyEdu-Reasoning-Raw",
+        "Programs with inputs and outputs, as they are: for `data build codeio --set raw=…`",
+        (PublishedPart("", ("0_368500_filtered_v2_ds25.sced.jsonl",)),),
+        raw=True,
+    ),
+}
+
+PUBLISHED_READERS: Mapping[str, Reader] = {**READERS, "knights": read_knights}
