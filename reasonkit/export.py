@@ -65,9 +65,10 @@ def model_card(run: RunDir, step: int, name: str) -> str:
     ]
     metadata = yaml.safe_dump(dict(_metadata(recipe)), sort_keys=False, allow_unicode=True)
     origin = f"Starts from `{recipe.model.path}`" if recipe.model.path else "Made from scratch"
+    warmed = ", warmed up on demonstrations" if recipe.warmup else ""
     sentence = (
-        f"{origin} (architecture `{architecture}`), trained by reinforcement learning with verifiable rewards: "
-        f"{step:,} steps of `{recipe.algorithm}`, each of {recipe.train.prompts} problems with "
+        f"{origin} (architecture `{architecture}`){warmed}, trained by reinforcement learning with "
+        f"verifiable rewards: {step:,} steps of `{recipe.algorithm}`, each of {recipe.train.prompts} problems with "
         f"{recipe.rollout.n} replies, by reasonkit {info['version']}.\n"
     )
     parts = [
@@ -76,7 +77,7 @@ def model_card(run: RunDir, step: int, name: str) -> str:
         sentence,
         *_results(run, step),
         "## Use\n",
-        _usage(name),
+        _usage(name, _sample_prompt(run)),
         "## Recipe\n",
         f"```yaml\n{run.recipe.read_text(encoding='utf-8').rstrip()}\n```\n",
     ]
@@ -118,7 +119,7 @@ def _results(run: RunDir, step: int) -> Iterator[str]:
             f"| {decoding} | {' | '.join(cells)} | {next(iter(measured.values()))[decoding]['n']:,} |"
         )
     yield "\n".join(lines) + "\n"
-    yield "Mean score with 95 % intervals over problems that training did not see.\n"
+    yield "Mean score with 95 % intervals over held-out problems.\n"
 
 
 def _look(run: RunDir, step: int) -> Mapping[str, Any] | None:
@@ -132,14 +133,20 @@ def _cell(result: Mapping[str, Any]) -> str:
     return f"{100 * result['accuracy']:.1f} % ({100 * result['low']:.1f} to {100 * result['high']:.1f})"
 
 
-def _usage(name: str) -> str:
+def _sample_prompt(run: RunDir) -> str:
+    """A problem of the kind that the model was trained for, where the run measured itself on some."""
+    look = _look(run, 0)
+    return str(look["items"][0]["prompt"]) if look and look["items"] else "What is 2 + 3?"
+
+
+def _usage(name: str, prompt: str) -> str:
     return f"""\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForCausalLM.from_pretrained("{name}")
-messages = [{{"role": "user", "content": "..."}}]
+messages = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 reply = model.generate(**inputs, max_new_tokens=256)
 print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:]))

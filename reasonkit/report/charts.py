@@ -91,7 +91,7 @@ def _draw(figure: Figure, axes: Axes, chart: Chart, runs: Sequence[RunData]) -> 
             _draw_line(axes, curve, colour, dash, legend(chart, curve, runs))
     axes.set_title(chart.title)
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.02)
     if chart.unit == "percent":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -103,13 +103,16 @@ def _draw(figure: Figure, axes: Axes, chart: Chart, runs: Sequence[RunData]) -> 
 def _draw_marks(axes: Axes, curve: Curve, colour: str, label: str, place: Transform) -> None:
     """Points with their intervals."""
     steps, values = zip(*curve.points, strict=True)
+    axes.update_datalim(
+        [(step, end) for step, ends in zip(steps, curve.intervals, strict=True) for end in ends]
+    )
     reach = [
         [max(0.0, value - low) for value, (low, _) in zip(values, curve.intervals, strict=True)],
         [max(0.0, high - value) for value, (_, high) in zip(values, curve.intervals, strict=True)],
     ]
     axes.errorbar(
         steps, values, yerr=reach, label=label, color=colour, fmt="o", markersize=4.5, elinewidth=1.4, zorder=3,
-        transform=place,
+        transform=place, clip_on=False,
     )  # fmt: skip
 
 

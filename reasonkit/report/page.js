@@ -34,10 +34,20 @@ function niceTicks(low, high, wanted) {
 
 function formatValue(value, percent) {
   if (percent) return `${+(100 * value).toPrecision(3)} %`;
-  if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(size < 1e-3 ? 1 : 2).replace("e+", "e");
-  return (+value.toPrecision(4)).toLocaleString("en");
+  if (value !== 0 && (size >= 1e6 || size < 1e-3)) return value.toExponential(2).replace("e+", "e");
+  return value.toLocaleString("en", { maximumSignificantDigits: 5 });
+}
+
+// Ticks a step apart get the digits that tell them apart, and no more.
+function formatTick(value, step, percent) {
+  const [shown, apart] = percent ? [100 * value, 100 * step] : [value, step];
+  const unit = percent ? " %" : "";
+  if (shown === 0) return `0${unit}`;
+  let digits = 0;
+  while (digits < 6 && Math.abs(apart * 10 ** digits - Math.round(apart * 10 ** digits)) > 1e-6) digits++;
+  if (digits > 5 || Math.abs(shown) >= 1e6) return shown.toExponential(1).replace("e+", "e") + unit;
+  return shown.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) + unit;
 }
 
 function extent(chart) {
@@ -47,7 +57,7 @@ function extent(chart) {
     all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b)),
   ]);
   if (left === right) [left, right] = [left - 1, right + 1];
-  if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) / 2, high + Math.abs(high) / 2];
+  if (low === high) [low, high] = low === 0 ? [0, chart.percent ? 0.05 : 1] : [low - Math.abs(low) / 2, high + Math.abs(high) / 2];
   const room = (high - low) * 0.05;
   // An axis that nearly reaches 0 starts there; a share never leaves 0 to 1.
   low = low >= 0 && low < 0.5 * high ? 0 : low - room;
@@ -88,9 +98,10 @@ function drawChart(chart) {
   const x = (step) => MARGIN.left + ((step - left) / (right - left)) * (width - MARGIN.left - MARGIN.right);
   const y = (value) => height - MARGIN.bottom - ((value - low) / (high - low)) * (height - MARGIN.top - MARGIN.bottom);
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  for (const tick of niceTicks(low, high, 5)) {
+  const ticks = niceTicks(low, high, 5);
+  for (const tick of ticks) {
     svg.append(drawn("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }));
-    svg.append(drawn("text", { x: MARGIN.left - 8, y: y(tick) + 4, "text-anchor": "end" }, formatValue(tick, chart.percent)));
+    svg.append(drawn("text", { x: MARGIN.left - 8, y: y(tick) + 4, "text-anchor": "end" }, formatTick(tick, ticks[1] - ticks[0], chart.percent)));
   }
   for (const tick of niceTicks(left, right, Math.max(2, width / 110)).filter(Number.isInteger)) {
     svg.append(drawn("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, tick.toLocaleString("en")));

@@ -19,8 +19,23 @@ from reasonkit.report.series import Chart, Curve, Point, legend
 
 HERE = Path(__file__).parent
 DASH_ARRAYS = {"-": "", "--": "6 4", ":": "2 3", "-.": "8 3 2 3"}
-LISTED_ELSEWHERE = frozenset({"recipe", "before", "after", "packages", "datasets", "state", "step", "steps"})
-"""Keys of run.json that the page shows in their own place."""
+NOT_LISTED = frozenset(
+    {
+        "recipe",
+        "before",
+        "after",
+        "best",
+        "packages",
+        "datasets",
+        "state",
+        "step",
+        "steps",
+        "seconds",
+        "pid",
+        "host",
+    }
+)
+"""Keys of run.json that the page shows in their own place, or that concern nobody else."""
 
 Row = Mapping[str, Any]
 
@@ -162,7 +177,7 @@ def _curve_in_words(chart: Chart, curve: Curve, name: str) -> str:
 
 def _environment(run: RunData) -> Iterator[tuple[str, str]]:
     for key, value in run.info.items():
-        if key not in LISTED_ELSEWHERE and value not in (None, "", [], {}):
+        if key not in NOT_LISTED and value not in (None, "", [], {}):
             yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     packages = run.info.get("packages") or {}
     if packages:

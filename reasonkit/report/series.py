@@ -99,10 +99,14 @@ PLANS = (
             "seconds_sync": "weight transfer",
         },
     ),
-    Plan("tokens", "Tokens a step", {"tokens_rollout": "sampled", "tokens_train": "trained on"}),
+    Plan(
+        "tokens", "Tokens", {"tokens_rollout": "sampled, a step", "tokens_trained": "trained on, an update"}
+    ),
     Plan("clip", "Tokens whose ratio is clipped", {"clip_low": "below", "clip_high": "above"}, "percent"),
+    Plan("ratio", "Probability ratio of new to old policy, mean", {"ratio": "ratio"}),
     Plan("loss", "Loss", {"loss": "loss"}),
     Plan("grad_norm", "Gradient norm before clipping", {"grad_norm": "norm"}),
+    Plan("samples_trained", "Rollouts that an update learns from", {"samples_trained": "rollouts"}),
     Plan("lr", "Learning rate", {"lr": "rate"}),
 )
 

@@ -114,6 +114,13 @@ def test_the_rising_reward_rises_on_screen(page: webdriver.Chrome) -> None:
     assert heights[-1] < heights[0] - 50, "pixels count downwards"
 
 
+def test_ticks_are_told_apart_by_their_digits(page: webdriver.Chrome) -> None:
+    for plot in page.find_elements(By.CLASS_NAME, "plot"):
+        ticks = [tick.text for tick in plot.find_elements(By.CSS_SELECTOR, 'text[text-anchor="end"]')]
+        assert len(ticks) >= 2
+        assert len(set(ticks)) == len(ticks), ticks
+
+
 def test_a_metric_that_nobody_foresaw_has_a_chart_too(page: webdriver.Chrome) -> None:
     assert page.find_element(By.CSS_SELECTOR, "#chart-mood path.curve").is_displayed()
 
