@@ -8,6 +8,7 @@ import pytest
 
 from reasonkit.data.build import build
 from reasonkit.data.sources.reasoning_gym import REUSED, _dataset, _loaded, entry, task_names
+from reasonkit.errors import UsageError
 
 
 def test_every_task_of_the_library_but_its_mixer_is_there() -> None:
@@ -34,6 +35,21 @@ def test_neighbouring_seeds_share_no_items() -> None:
 def test_a_tasks_own_settings_reach_it() -> None:
     for record in build("rg:chain_sum", "train", 5, 0, {"config": {"min_terms": 5, "max_terms": 5}}):
         assert record.metadata["entry"]["metadata"]["num_terms"] == 5
+
+
+@pytest.mark.parametrize("task", ["chain_sum", "word_ladder"])
+def test_a_setting_that_the_task_does_not_have_names_the_nearest(task: str) -> None:
+    with pytest.raises(UsageError, match=f"rg:{task} has no setting config.mn_terms") as caught:
+        build(f"rg:{task}", "train", 1, 0, {"config": {"mn_terms": 2}})
+    assert "min_terms" in caught.value.hint or "known: " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "config", [{"min_terms": 5, "max_terms": 2}, {"min_terms": "many"}, {"min_digits": 0}]
+)
+def test_a_value_that_the_task_refuses_is_a_usage_error(config: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="rg:chain_sum refuses min_"):
+        build("rg:chain_sum", "train", 1, 0, {"config": config})
 
 
 @pytest.mark.parametrize("task", sorted(REUSED - {"arc_agi", "codeio", "figlet_font", "group_anagrams"}))

@@ -7,6 +7,7 @@ can be told is `config`, in the library's own words.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -79,12 +80,31 @@ def source_for(task: str) -> Source[ReasoningGymSettings]:
     """The source that `rg:TASK` means."""
 
     def build(split: Split, size: int, seed: int, settings: ReasoningGymSettings) -> Iterator[Record]:
+        _check_config(task, settings.config)
         return _build(task, split, size, seed, settings)
 
     names = task_names()
     if task not in names:
         raise UsageError(f"reasoning-gym has no task '{task}'", nearest(task, names) or "reasonkit list data")
     return Source(f"{PREFIX}{task}", f"reasoning-gym's task {task}", ReasoningGymSettings, build)
+
+
+def _check_config(task: str, config: Mapping[str, Any]) -> None:
+    """Raise UsageError where the library knows no such setting or refuses its value."""
+    from reasoning_gym.factory import DATASETS
+
+    known = {field.name for field in dataclasses.fields(DATASETS[task][1])} - {"seed", "size"}
+    for key in config:
+        if key not in known:
+            raise UsageError(
+                f"{PREFIX}{task} has no setting config.{key}",
+                nearest(key, known) or f"known: {', '.join(sorted(known))}",
+            )
+    try:
+        _dataset(task, 0, config)
+    except (AssertionError, TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in config.items())
+        raise UsageError(f"{PREFIX}{task} refuses {given}: {error}", "change --set config.…") from error
 
 
 def entry(task: str, seed: int, config: Mapping[str, Any]) -> dict[str, Any]:
