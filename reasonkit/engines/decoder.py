@@ -27,8 +27,8 @@ from reasonkit.errors import ReasonkitError
 from reasonkit.records import Completion, FinishReason, VersionSpan
 
 ATTENTION = "reasonkit_slots"
-PREFILL_TOKENS = 16384
-"""Of one prefill forward, padding included."""
+PREFILL_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Of one prefill forward, padding included: what a core's cache holds, what fills a GPU."""
 REFILL = 8
 """Waiting requests join once this fraction (1/REFILL) of the slots is free: a small prefill costs nearly as much
 time as a large one."""
@@ -162,7 +162,7 @@ class Decoder:
             else:
                 copies.append((owner, row))
         self._cache.reserve(len(self._live), max(lengths, default=0))
-        for chunk in _prefill_chunks(sizes):
+        for chunk in _prefill_chunks(sizes, PREFILL_TOKENS[self._device.type]):
             slots = torch.tensor(chunk, device=self._device)
             width = max(sizes[row] for row in chunk)
             self._cache.expect(Prefill(slots))
@@ -323,7 +323,7 @@ def _spans(versions: Sequence[tuple[int, int]], sampled: int) -> tuple[VersionSp
     )
 
 
-def _prefill_chunks(sizes: dict[int, int]) -> list[list[int]]:
+def _prefill_chunks(sizes: dict[int, int], budget: int) -> list[list[int]]:
     """Rows of similar size together, so that little is padding, and few enough for a bounded forward."""
     chunks: list[list[int]] = []
     room = 0
@@ -332,7 +332,7 @@ def _prefill_chunks(sizes: dict[int, int]) -> list[list[int]]:
             continue
         if room < 1:
             chunks.append([])
-            room = max(1, PREFILL_TOKENS // sizes[row])
+            room = max(1, budget // sizes[row])
         chunks[-1].append(row)
         room -= 1
     return chunks
