@@ -41,6 +41,8 @@ from reasonkit.train.weights import ModelWeights
 
 T = TypeVar("T")
 
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
@@ -89,6 +91,7 @@ class LocalLearner:
         self._tokenizer = tokenizer
         self._policy = Policy(model, temperature, dtype)
         self._optimizer = make_optimizer(model, train)
+        self._token_budget = train.token_budget or TOKEN_BUDGET[model.device.type]
         self._updates = 0
         self._reference = self._frozen_copy() if loss.kl else None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
@@ -147,7 +150,7 @@ class LocalLearner:
             samples = tuple(sample for sample in samples if sample.advantage != 0.0)
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(loss))
-        for micro in micro_batches(samples, self._config.token_budget):
+        for micro in micro_batches(samples, self._token_budget):
             outputs = self._forward(micro, batch)
             outputs.loss.backward()
             loss += outputs.loss.detach()
@@ -195,7 +198,7 @@ class LocalLearner:
     @torch.no_grad()
     def _logprobs(self, samples: Sequence[Sample], policy: Policy) -> list[Tensor]:
         result: dict[int, Tensor] = {}
-        for micro in micro_batches(samples, self._config.token_budget):
+        for micro in micro_batches(samples, self._token_budget):
             logprobs, _ = policy(micro)
             counts = [samples[place].scored.numel() for place in micro.samples]
             result.update(zip(micro.samples, logprobs.cpu().split(counts), strict=True))

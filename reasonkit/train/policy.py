@@ -13,8 +13,8 @@ from reasonkit.train.attention import use_packed_attention
 from reasonkit.train.lm_head import score
 from reasonkit.train.packing import MicroBatch, Sample, pack
 
-PROBE = ((1, 2, 3, 4, 5, 6, 7), (1, 2, 5), (7, 5, 3))
-PROBE_PROMPTS = (2, 2, 1)
+PROBES = (([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [5, 1]), ([7, 5], [3]))
+"""(prompt, reply) pairs; the first two share their prompt."""
 PROBE_ROW = ((0, 1), (2,))
 PROBE_TOLERANCE = 1e-3
 
@@ -57,12 +57,10 @@ class Policy:
         computing does not know shows here, before anything is trained on wrong numbers.
         """
         self.model.set_attn_implementation("eager")
-        expected = torch.cat(
-            [self._probe(ids)[prompt - 1 :] for ids, prompt in zip(PROBE, PROBE_PROMPTS, strict=True)]
-        )
+        expected = torch.cat([self._by_itself(prompt, reply) for prompt, reply in PROBES])
         use_packed_attention(self.model)
-        samples = [_probe_sample(ids, prompt) for ids, prompt in zip(PROBE, PROBE_PROMPTS, strict=True)]
-        scored, _ = self._score(pack(samples, PROBE_ROW), torch.float32)
+        micro = pack([_probe_sample(prompt, reply) for prompt, reply in PROBES], PROBE_ROW)
+        scored, _ = self._score(micro, torch.float32)
         error = (scored - expected).abs().max().item()
         if not error < PROBE_TOLERANCE:
             raise ReasonkitError(
@@ -71,12 +69,13 @@ class Policy:
                 "train a Llama-, Qwen- or Mistral-like model",
             )
 
-    def _probe(self, ids: tuple[int, ...]) -> Tensor:
-        tokens = torch.tensor(ids, device=self.model.device)
-        logits: Tensor = self.model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
-        return (logits / self._temperature).log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+    def _by_itself(self, prompt: list[int], reply: list[int]) -> Tensor:
+        """Log-probs of the reply by the model's own forward."""
+        ids = torch.tensor([prompt + reply], device=self.model.device)
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        return (logits / self._temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
-def _probe_sample(ids: tuple[int, ...], prompt: int) -> Sample:
-    scored = torch.arange(prompt, len(ids))
-    return Sample(torch.tensor(ids), scored, torch.zeros(len(scored)), 0.0, len(scored))
+def _probe_sample(prompt: list[int], reply: list[int]) -> Sample:
+    scored = torch.arange(len(prompt), len(prompt) + len(reply))
+    return Sample(torch.tensor(prompt + reply), scored, torch.zeros(len(reply)), 0.0, len(reply))
