@@ -1,6 +1,6 @@
 """The documentation does what it says: every command block of every page runs, in the page's order.
 
-A page runs in a folder of its own, which holds a finished run as `runs/tiny`. A YAML or Python block that opens with
+A page runs in a folder of its own, which holds a finished run as `runs/tiny`. A YAML or Python block opening with
 a comment naming a file is written to that file; other Python blocks are run. A block that cannot run here has
 `<!-- not run: reason -->` above it, and nothing else exempts it.
 """
