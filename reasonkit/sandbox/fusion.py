@@ -143,9 +143,8 @@ class FusionClient:
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_TryAgain, httpx.TransportError)),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(
-                initial=self._first_pause, max=30.0, jitter=self._first_pause
-            ),
+            wait=tenacity.wait_exponential(self._first_pause, max=30.0)
+            + tenacity.wait_random(0, self._first_pause),
             reraise=True,
         )
         try:

@@ -218,9 +218,10 @@ def _claim(attack: Attack, result: CallResult | ProgramResult) -> str:
 def _program_claim(attack: Attack, result: ProgramResult) -> str:
     if attack.name == "output flood":
         return "" if result.status == RunStatus.OUTPUT_LIMIT else f"its flood ended as {result.status}"
-    if {name: bytes(content) for name, content in result.files.items()} != {"honest.txt": b"honest"}:
+    honest = {"honest.txt": b"honest"}
+    if attack.name == "symlink as result" and dict(result.files) != honest:
         return f"it handed out {sorted(result.files)}"
-    return ""
+    return ""  # what else it may hand out is judged by the secret
 
 
 def descendants() -> set[int]:

@@ -216,7 +216,11 @@ def java_names(code: str) -> tuple[str, str]:
         r"\bpublic\s+(?:(?:final|abstract|strictfp)\s+)*(?:class|interface|enum|record)\s+(\w+)", code
     )
     entry = re.search(r"\bstatic\s+(?:final\s+)?void\s+main\s*\(", code)
-    before = _JAVA_TYPE.findall(code[: entry.start()]) if entry else []
-    holder = public.group(1) if public else before[0] if before else "Main"
+    holder = public.group(1) if public else "Main"
+    if entry:
+        for declared in _JAVA_TYPE.finditer(code, 0, entry.start()):
+            before = code[: declared.start()]
+            if before.count("{") == before.count("}"):
+                holder = declared.group(1)  # the last type at the top level before `main` is around it
     main = f"{package.group(1)}.{holder}" if package else holder
     return f"{public.group(1) if public else 'Main'}.java", main

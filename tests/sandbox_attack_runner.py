@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent.parent)]
-
-from sandbox_more_attacks import MORE_ATTACKS  # noqa: E402
+sys.path.insert(0, str(HERE.parent.parent))
 
 from reasonkit.sandbox.attacks import ATTACKS  # noqa: E402
 from reasonkit.sandbox.local import LocalSandbox  # noqa: E402
 from reasonkit.sandbox.probes import assail, open_scene  # noqa: E402
+from tests.sandbox_more_attacks import MORE_ATTACKS  # noqa: E402
 
 if __name__ == "__main__":
     with open_scene() as scene:
