@@ -37,6 +37,9 @@ COMMANDS: dict[str, Command] = {
     "data": Command("reasonkit.cli.data:app", "Build data sets and look at them.", group=True),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
     "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
+    "chat-template": Command(
+        "reasonkit.cli.chat_template:chat_template", "Make a model's replies open with <think>."
+    ),
     "export": Command("reasonkit.cli.export:export", "Turn a run's checkpoint into a plain model folder."),
 }
 
