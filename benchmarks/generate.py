@@ -6,8 +6,8 @@ The model is a Llama of 0.67M parameters with random weights, all sampling is at
 tokens. Lengths are dictated, by max_tokens for the engine and by the longest row of the batch for `generate`, so
 both do what they would do on replies that end there; only tokens that were asked for count. `uniform` is 64 tokens
 each; `tail` is long-tailed, at most 128 with a mean of a quarter of that. The engine also returns each token's
-log-probability; `generate` does not. An engine serves all rounds, as in training, where it lives as long as the run.
-Contenders take turns, and the table shows medians.
+log-probability; `generate` does not. An engine serves all rounds, as in training, where it lives as long as the
+run. Contenders take turns; the table shows medians, and ratios are medians over the rounds' own ratios.
 """
 
 from __future__ import annotations

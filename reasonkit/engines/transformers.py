@@ -190,7 +190,8 @@ class TransformersEngine:
 def end_of_turn_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends a reply, wherever the model's folder names it."""
     assert model.generation_config is not None
-    named = (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id)
+    config = model.config.get_text_config().to_dict()
+    named = (model.generation_config.eos_token_id, config.get("eos_token_id"), tokenizer.eos_token_id)
     ids: set[int] = set()
     for entry in named:
         ids.update(entry if isinstance(entry, list) else [] if entry is None else [entry])
