@@ -45,6 +45,15 @@ class Download:
     size: str
     licence: str
 
+    @property
+    def command(self) -> str:
+        """What to type to get it into FOLDER, where one command does."""
+        if self.what.startswith("https://github.com/"):
+            return f"git clone {self.what} FOLDER"
+        if " " in self.what:
+            return ""
+        return f"hf download {self.what} --repo-type dataset --local-dir FOLDER"
+
 
 class RawSettings(Settings):
     raw: Path | None = Field(None, description="The folder that holds the downloaded raw files (required).")
@@ -56,9 +65,10 @@ def raw_folder(source: str, downloads: Sequence[Download], settings: RawSettings
         return settings.raw.expanduser()
     problem = "needs raw files" if settings.raw is None else f"found no folder {settings.raw}"
     listed = "\n".join(f"  {each.what}   {each.size}, licence {each.licence}" for each in downloads)
+    commands = [each.command for each in downloads if each.command]
     raise UsageError(
         f"{source} {problem}; download first:\n{listed}",
-        f"reasonkit data build {source} --set raw=FOLDER   once the files are in FOLDER",
+        "\n       ".join([*commands, f"reasonkit data build {source} --set raw=FOLDER"]),
     )
 
 
