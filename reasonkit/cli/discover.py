@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reasonkit.cli.names import USED_BY, Kind, entries, find_parts
+from reasonkit.cli.names import USED_BY, Kind, entries, find_parts, names
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
 from reasonkit.errors import UsageError
 
@@ -80,17 +80,17 @@ def show(
 
 
 def _overview(json_: bool) -> None:
-    named = {kind: [entry.name for entry in entries(kind)] for kind in Kind}
+    named = {kind: names(kind) for kind in Kind}
     if json_:
-        emit_json({kind.value: names for kind, names in named.items()})
+        emit_json({kind.value: each for kind, each in named.items()})
         return
-    rows = [(kind.value, str(len(names)), _short(names), USED_BY[kind]) for kind, names in named.items()]
+    rows = [(kind.value, str(len(each)), _short(each), USED_BY[kind]) for kind, each in named.items()]
     print_table(("kind", "number", "names", "used by"), rows)
     say("\nreasonkit list KIND gives one line about each name; reasonkit show NAME one of them in full.")
 
 
-def _short(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _short(listed: list[str]) -> str:
+    return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
 
 
 def _list_runs(json_: bool) -> None:

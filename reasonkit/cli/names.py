@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from reasonkit.cli.runs import RUNS
 from reasonkit.errors import UsageError, nearest
 from reasonkit.registry import load
+from reasonkit.rundir import find_runs
 
 
 class Kind(StrEnum):
@@ -51,6 +53,8 @@ TABLES: dict[Kind, str] = {
 }
 """Where the parts of a run are looked up by name."""
 
+ANY_GYM_TASK = "rg:TASK"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -84,6 +88,23 @@ def entries(kind: Kind) -> list[Entry]:
     return [Entry(name, describe(target)[0].partition("\n")[0]) for name, target in table_of(kind).items()]
 
 
+def names(kind: Kind) -> list[str]:
+    """Every name of `kind`, without looking at what it names."""
+    from reasonkit.config import fragment_names, preset_names
+
+    match kind:
+        case Kind.PRESETS:
+            return preset_names()
+        case Kind.FRAGMENTS:
+            return fragment_names()
+        case Kind.RUNS:
+            return [run.path.name for run in find_runs(RUNS)]
+        case Kind.DATA:
+            return [*table_of(kind), ANY_GYM_TASK]
+        case _:
+            return list(table_of(kind))
+
+
 def table_of(kind: Kind) -> Mapping[str, str]:
     table: Mapping[str, str] = load(TABLES[kind])
     return table
@@ -100,7 +121,7 @@ def find_parts(name: str) -> list[Part]:
         kind for kind in kinds if name in table_of(kind) or (kind is Kind.DATA and name.startswith("rg:"))
     ]
     if not found:
-        known = {entry.name for kind in Kind for entry in entries(kind)}
+        known = {each for kind in Kind for each in names(kind)}
         raise UsageError(f"unknown name '{name}'", nearest(name, known) or "reasonkit list")
     return [_source(name) if kind is Kind.DATA else _tabled(kind, name) for kind in found]
 
@@ -186,9 +207,6 @@ def _fragments() -> Iterator[Entry]:
 
 
 def _runs() -> Iterator[Entry]:
-    from reasonkit.cli.runs import RUNS
-    from reasonkit.rundir import find_runs
-
     for run in find_runs(RUNS):
         yield Entry(run.path.name, str(run.info()["state"]))
 
@@ -198,7 +216,7 @@ def _sources() -> Iterator[Entry]:
 
     for name in table_of(Kind.DATA):
         yield Entry(name, source_named(name).about)
-    yield Entry("rg:TASK", "Every task of reasoning-gym, for example rg:leg_counting.")
+    yield Entry(ANY_GYM_TASK, "Every task of reasoning-gym, for example rg:leg_counting.")
 
 
 LISTINGS: dict[Kind, Callable[[], Iterator[Entry]]] = {
