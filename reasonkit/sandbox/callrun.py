@@ -14,7 +14,7 @@ from typing import Any
 
 from reasonkit.errors import UsageError
 from reasonkit.sandbox.jobs import CallJob, CallResult, RunStatus
-from reasonkit.sandbox.process import Order, Outcome, WorkerFailed
+from reasonkit.sandbox.process import JobCancelled, Order, Outcome
 
 _MAX_PROCESSES = 64
 # What a job may say of itself; everything else is decided outside.
@@ -131,7 +131,7 @@ def _answer(message: dict[str, Any], status: RunStatus, error: str) -> CallResul
 def _end_of_process(outcome: Outcome, job: CallJob) -> tuple[RunStatus, str]:
     """What is to be said of an input that got no answer."""
     if outcome.stopped == "killed" and not outcome.broken:
-        raise WorkerFailed("cancelled")
+        raise JobCancelled
     if not outcome.ready:
         return RunStatus.SANDBOX_ERROR, outcome.complaint or "the job's process never started"
     if outcome.broken:

@@ -25,12 +25,23 @@ T = TypeVar("T")
 Performer = Callable[[Order], Outcome]
 
 
+class JobFuture(Future[T]):
+    """Cancelling one, directly or by cancelling what awaits it, also ends the job if it runs already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandoned = threading.Event()
+
+    def cancel(self) -> bool:
+        self.abandoned.set()
+        return super().cancel()
+
+
 @dataclass
 class _Task:
     work: Callable[[Performer, str], Any]
     give_up: Callable[[str], Any]
-    future: Future[Any]
-    cancelled: threading.Event
+    future: JobFuture[Any]
 
 
 class LocalSandbox(Sandbox):
@@ -57,25 +68,31 @@ class LocalSandbox(Sandbox):
             thread.start()
 
     async def call(self, job: CallJob) -> list[CallResult]:
-        callrun.check(job)
-        results: list[CallResult] = await self._wait(self._submit_call(job))
-        return results
+        return await asyncio.wrap_future(self.submit_call(job))
 
     async def run(self, job: ProgramJob) -> ProgramResult:
-        progrun.check(job, as_other_user=self._as_other_user)
-        result: ProgramResult = await self._wait(self._submit_run(job))
-        return result
+        return await asyncio.wrap_future(self.submit_run(job))
 
     def call_blocking(self, job: CallJob) -> list[CallResult]:
         """For code without an event loop."""
-        callrun.check(job)
-        results: list[CallResult] = self._submit_call(job).future.result()
-        return results
+        return self.submit_call(job).result()
 
     def run_blocking(self, job: ProgramJob) -> ProgramResult:
+        return self.submit_run(job).result()
+
+    def submit_call(self, job: CallJob) -> JobFuture[list[CallResult]]:
+        callrun.check(job)
+        return self._submit(
+            lambda perform, box: callrun.run(job, perform, box),
+            lambda why: [CallResult(RunStatus.SANDBOX_ERROR, error=why)] * len(job.inputs),
+        )
+
+    def submit_run(self, job: ProgramJob) -> JobFuture[ProgramResult]:
         progrun.check(job, as_other_user=self._as_other_user)
-        result: ProgramResult = self._submit_run(job).future.result()
-        return result
+        return self._submit(
+            lambda perform, box: progrun.run(job, perform, box, self._compiler),
+            lambda why: ProgramResult(RunStatus.SANDBOX_ERROR, stderr=why),
+        )
 
     async def close(self) -> None:
         await asyncio.to_thread(self.close_blocking)
@@ -90,32 +107,12 @@ class LocalSandbox(Sandbox):
         for thread in self._threads:
             thread.join()
 
-    def _submit_call(self, job: CallJob) -> _Task:
-        return self._submit(
-            lambda perform, box: callrun.run(job, perform, box),
-            lambda why: [CallResult(RunStatus.SANDBOX_ERROR, error=why)] * len(job.inputs),
-        )
-
-    def _submit_run(self, job: ProgramJob) -> _Task:
-        return self._submit(
-            lambda perform, box: progrun.run(job, perform, box, self._compiler),
-            lambda why: ProgramResult(RunStatus.SANDBOX_ERROR, stderr=why),
-        )
-
-    def _submit(self, work: Callable[[Performer, str], T], give_up: Callable[[str], T]) -> _Task:
+    def _submit(self, work: Callable[[Performer, str], T], give_up: Callable[[str], T]) -> JobFuture[T]:
         if self._closed:
             raise ReasonkitError("this sandbox is closed", "open another with open_sandbox()")
-        task = _Task(work, give_up, Future(), threading.Event())
-        self._queue.put(task)
-        return task
-
-    @staticmethod
-    async def _wait(task: _Task) -> Any:
-        try:
-            return await asyncio.wrap_future(task.future)
-        except asyncio.CancelledError:
-            task.cancelled.set()
-            raise
+        future: JobFuture[T] = JobFuture()
+        self._queue.put(_Task(work, give_up, future))
+        return future
 
     def _serve(self, worker: WorkerProcess | None) -> None:
         while (task := self._queue.get()) is not None:
@@ -133,7 +130,7 @@ class LocalSandbox(Sandbox):
                 if worker is None:
                     worker = WorkerProcess(self.tier)
                 current = worker
-                result = task.work(lambda order: current.perform(order, task.cancelled), worker.box)  # noqa: B023
+                result = task.work(lambda order: current.perform(order, task.future.abandoned), worker.box)  # noqa: B023
             except WorkerFailed as error:
                 failure = str(error)
                 if worker is not None:

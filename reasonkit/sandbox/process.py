@@ -45,6 +45,10 @@ class WorkerFailed(Exception):
     """The worker could not wall itself in, or died. Says why; becomes a tier that is not offered, or a retry."""
 
 
+class JobCancelled(Exception):
+    """Nobody waits for the job any more, so it was killed. Has no result."""
+
+
 class _WorkerGone(Exception):
     pass
 

@@ -14,7 +14,7 @@ from reasonkit.errors import UsageError
 from reasonkit.sandbox import toolchains
 from reasonkit.sandbox.callrun import end_status
 from reasonkit.sandbox.jobs import Limits, ProgramJob, ProgramResult, RunStatus
-from reasonkit.sandbox.process import Order, Outcome, WorkerFailed
+from reasonkit.sandbox.process import JobCancelled, Order, Outcome, WorkerFailed
 from reasonkit.sandbox.toolchains import COMPILE_LIMITS, Language
 
 Perform = Callable[[Order], Outcome]
@@ -121,7 +121,7 @@ def result(outcome: Outcome, limits: Limits) -> ProgramResult:
     if outcome.overflow:
         status = RunStatus.OUTPUT_LIMIT
     elif outcome.stopped == "killed":
-        raise WorkerFailed("cancelled")
+        raise JobCancelled
     elif not outcome.ready:
         status, stderr = RunStatus.SANDBOX_ERROR, outcome.complaint
     elif outcome.complaint:

@@ -50,8 +50,8 @@ def soak(tier: str, rounds: int) -> None:
     settled: tuple[int, int] | None = None
     for round_number in range(rounds):
         jobs = [*MIX * 7, *(RARE if round_number % 5 == 0 else [])]
-        futures = [sandbox._submit_call(job).future for job in jobs]
-        futures += [sandbox._submit_run(job).future for job in PROGRAMS]
+        futures = [sandbox.submit_call(job) for job in jobs]
+        futures += [sandbox.submit_run(job) for job in PROGRAMS]
         wait(futures)
         for future in futures[:-1]:
             assert RunStatus.SANDBOX_ERROR not in {result.status for result in future.result()}
@@ -89,7 +89,7 @@ from reasonkit.sandbox import CallJob, Limits
 from reasonkit.sandbox.local import LocalSandbox
 from reasonkit.sandbox.probes import descendants
 sandbox = LocalSandbox(sys.argv[1], 1)
-sandbox._submit_call(CallJob("while True: pass", "f", ([],), Limits(3600, 3600)))
+sandbox.submit_call(CallJob("while True: pass", "f", ([],), Limits(3600, 3600)))
 time.sleep(0.5)
 print(*descendants(), flush=True)
 time.sleep(60)
