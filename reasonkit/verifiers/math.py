@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from reasonkit.records import Record, Verdict
 from reasonkit.verifiers.extract import after_thinking, answer_line, last_box, last_tagged
 from reasonkit.verifiers.math_bounds import why_too_large
-from reasonkit.verifiers.numbers import parse_number
+from reasonkit.verifiers.numbers import Number, parse_number
 
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|[!,;: ])|[\s$~]")
 _SPACE_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
@@ -140,9 +141,9 @@ def _same_value(answer: str, gold: str, question: str) -> bool:
     based = _same_in_base(answer, gold, question)
     if based is not None:
         return based
-    number, gold_number = parse_number(answer), parse_number(gold)
-    if number and gold_number and number.percent == gold_number.percent and number.value == gold_number.value:
-        return True
+    certain = _same_numbers(answer, gold)
+    if certain is not None:
+        return certain
     words = _TEXT.sub(r"\1", gold).strip()
     if _WORDS.fullmatch(words):
         return _TEXT.sub(r"\1", answer).strip().rstrip(".").casefold() == words.rstrip(".").casefold()
@@ -155,6 +156,30 @@ def _same_value(answer: str, gold: str, question: str) -> bool:
     if _IMAGINARY.search(gold) or _IMAGINARY.search(answer):
         return _equal_over_complex(gold, answer)
     return False
+
+
+def _same_numbers(answer: str, gold: str) -> bool | None:
+    """Whether two numbers, or two sets of numbers, are equal; None where that takes more than arithmetic."""
+    name, equals, value = answer.partition("=")
+    if equals and "=" not in gold and _NAME.fullmatch(name.strip()):
+        answer = value.strip()
+    golds = _numbers(gold)
+    answers = _numbers(answer) if golds else None
+    if golds is None or answers is None or any(a.percent != b.percent for a, b in product(answers, golds)):
+        return None
+    if {number.value for number in answers} == {number.value for number in golds}:
+        return True
+    return None if "." in gold + answer else False  # 0.3333333 is a third
+
+
+def _numbers(expression: str) -> list[Number] | None:
+    """The numbers of a lone number, `a, b` or `\\{a, b\\}`; None for anything else."""
+    lone = parse_number(expression)
+    if lone is not None:
+        return [lone]
+    bare = expression.removeprefix("\\left").removeprefix("\\{").removesuffix("\\}").removesuffix("\\right")
+    parts = [parse_number(part.strip()) for part in bare.split(",")] if "," in bare else [None]
+    return [part for part in parts if part is not None] if None not in parts else None
 
 
 def _is_tuple(gold: str) -> bool:
