@@ -144,7 +144,8 @@ class LocalLearner:
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    def _step(self, batch: Batch) -> StepStats:
+    def accumulate(self, batch: Batch) -> dict[str, float]:
+        """Add the gradient of the batch's loss to the parameters' own; returns what was measured on the way."""
         samples = batch.samples
         if self._config.skip_zero_advantage and ignores_zero_advantage(self._loss_config):
             samples = tuple(sample for sample in samples if sample.advantage != 0.0)
@@ -156,20 +157,20 @@ class LocalLearner:
             loss += outputs.loss.detach()
             for name, total in outputs.sums.items():
                 sums[name] += total
+        tokens = sum(sample.scored.numel() for sample in samples)
+        return {
+            "loss": loss.item(),
+            "tokens_trained": float(tokens),
+            "samples_trained": float(len(samples)),
+            **{name: (total / tokens).item() for name, total in sums.items()},
+        }
+
+    def _step(self, batch: Batch) -> StepStats:
+        measured = self.accumulate(batch)
         rate = learning_rate(self._config, self._updates, self._total_updates)
         norm = apply_update(self.model, self._optimizer, rate=rate, grad_clip=self._config.grad_clip)
         self._updates += 1
-        tokens = sum(sample.scored.numel() for sample in samples)
-        return StepStats(
-            {
-                "loss": loss.item(),
-                "grad_norm": norm.item(),
-                "lr": rate,
-                "tokens_trained": float(tokens),
-                "samples_trained": float(len(samples)),
-                **{name: (total / tokens).item() for name, total in sums.items()},
-            }
-        )
+        return StepStats({**measured, "grad_norm": norm.item(), "lr": rate})
 
     def _forward(self, micro: MicroBatch, batch: Batch) -> LossOutputs:
         config, device = self._loss_config, self.model.device

@@ -1,0 +1,127 @@
+"""Advantages: published numbers, and what happens where there is nothing to compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from reasonkit.advantages import (
+    ADVANTAGES,
+    Advantage,
+    dr_grpo,
+    grpo,
+    grpo_loo,
+    reinforce_pp,
+    reinforce_pp_baseline,
+    rloo,
+)
+from reasonkit.records import Failure, Group, Record, Rollout, Segment, Verdict
+from reasonkit.registry import resolve
+
+RECORD = Record("r1", "test", ({"role": "user", "content": "?"},), "42")
+EVERY = pytest.mark.parametrize("advantage", [resolve("algorithm", name, ADVANTAGES) for name in ADVANTAGES])
+
+
+def rollout(reward: float | None, tokens: int = 2) -> Rollout:
+    """One prompt token and `tokens` sampled ones; a reward of None is a failed attempt."""
+    segment = Segment((5, *range(tokens)), (0, *[1] * tokens), (0.0, *[-1.0] * tokens))
+    failed = reward is None
+    return Rollout(
+        uid="r1",
+        sample=0,
+        segments=(segment,),
+        text="",
+        finish_reason="stop",
+        verdict=None if failed else Verdict.wrong("", "test", score=0.0),
+        reward=0.0 if reward is None else reward,
+        failure=Failure("verify", "it broke") if failed else None,
+    )
+
+
+def group(*rewards: float | None, tokens: Sequence[int] | None = None) -> Group:
+    return Group(RECORD, tuple(map(rollout, rewards, tokens or [2] * len(rewards))))
+
+
+def test_grpo_divides_by_the_unbiased_deviation() -> None:
+    assert grpo([group(1, 0, 0, 1)]) == [pytest.approx([0.866024, -0.866024, -0.866024, 0.866024], abs=1e-6)]
+
+
+def test_grpo_with_a_larger_epsilon_gives_trl_numbers() -> None:
+    [row] = grpo([group(1, 0, 0, 1)], epsilon=1e-4)
+    assert row == pytest.approx([0.865875, -0.865875, -0.865875, 0.865875], abs=1e-6)
+
+
+def test_dr_grpo_only_subtracts_the_mean() -> None:
+    assert dr_grpo([group(1, 0, 0, 1)]) == [[0.5, -0.5, -0.5, 0.5]]
+
+
+def test_rloo_compares_with_the_mean_of_the_others() -> None:
+    assert rloo([group(1, 0, 0, 0)]) == [pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])]
+
+
+def test_leave_one_out_grpo_divides_only_where_the_others_differ() -> None:
+    [row] = grpo_loo([group(1, 0, 0, 0)], epsilon=0.0)
+    # The others of the first are all 0: no deviation. Those of the rest are {1, 0, 0}: mean 1/3, deviation 0.57735.
+    assert row == pytest.approx([1.0, *[-0.577350] * 3], abs=1e-6)
+
+
+def test_reinforce_pp_whitens_over_tokens_so_that_longer_replies_weigh_more() -> None:
+    rows = reinforce_pp([group(1, tokens=[2]), group(0, tokens=[4])])
+    assert rows == [pytest.approx([1.290994], abs=1e-6), pytest.approx([-0.645497], abs=1e-6)]
+
+
+def test_reinforce_pp_with_baseline_centres_groups_first() -> None:
+    rows = reinforce_pp_baseline([group(1, 0, tokens=[2, 2]), group(1, 1, tokens=[1, 3])])
+    assert rows == [pytest.approx([1.322876, -1.322876], abs=1e-6), [0.0, 0.0]]
+
+
+def test_whitening_gives_zero_mean_and_unit_variance_over_tokens() -> None:
+    lengths = [3, 1, 7, 5]
+    rows = reinforce_pp([group(0.2, 1.0, tokens=lengths[:2]), group(0.9, -2.0, tokens=lengths[2:])])
+    tokens = [value for value, length in zip(sum(rows, []), lengths, strict=True) for _ in range(length)]
+    assert sum(tokens) == pytest.approx(0, abs=1e-9)
+    assert sum(value**2 for value in tokens) / (len(tokens) - 1) == pytest.approx(1, abs=1e-6)
+
+
+@EVERY
+def test_failed_rollouts_change_nothing_for_the_others(advantage: Advantage) -> None:
+    whole = advantage([group(1, 0, 0, 1), group(0, 1, 1, 1)])
+    holed = advantage([group(1, None, 0, 0, None, 1), group(0, 1, 1, 1)])
+    assert [holed[0][place] for place in (0, 2, 3, 5)] == whole[0]
+    assert [holed[0][place] for place in (1, 4)] == [0.0, 0.0]
+    assert holed[1] == whole[1]
+
+
+@EVERY
+@pytest.mark.parametrize("rewards", [(0.1, 0.1, 0.1), (1.0,), (None, None), (0.3, None), ()])
+def test_nothing_to_compare_gives_exact_zeros(
+    advantage: Advantage, rewards: tuple[float | None, ...]
+) -> None:
+    assert advantage([group(*rewards)]) == [[0.0] * len(rewards)]
+
+
+@EVERY
+def test_no_groups_give_no_advantages(advantage: Advantage) -> None:
+    assert advantage([]) == []
+
+
+@EVERY
+def test_a_batch_keeps_its_shape_and_stays_finite(advantage: Advantage) -> None:
+    batch = [group(1, 1), group(0.0, 1e-12), group(1e6, -1e6, 0), group(None), group(0.3, None, 0.7)]
+    result = advantage(batch)
+    assert [len(row) for row in result] == [len(each.rollouts) for each in batch]
+    assert all(math.isfinite(value) for row in result for value in row)
+
+
+@EVERY
+def test_better_rewards_get_higher_advantages(advantage: Advantage) -> None:
+    [row] = advantage([group(0.1, 0.9, 0.4, 0.2)])
+    assert sorted(row) == [row[0], row[3], row[2], row[1]]
+
+
+def test_rollouts_without_a_sampled_token_stay_out_of_whitening() -> None:
+    with_empty = reinforce_pp([group(1, 0, 5, tokens=[2, 4, 0])])
+    [without] = reinforce_pp([group(1, 0, tokens=[2, 4])])
+    assert with_empty == [[*without, 0.0]]
