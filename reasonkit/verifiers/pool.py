@@ -1,11 +1,11 @@
 """The verifier pool: persistent worker processes in which a verdict that takes too long is killed for good.
 
-A parser cannot be interrupted from a thread, and timeouts by signal handler work in the main thread only
-and not inside C code. So each worker is a process of its own (worker.py), freshly exec'd. A verdict that
-exceeds its CPU limit ends its process, gets status `timeout`, and delays nobody: texts that had been sent
-to the same worker are recalled after 50 ms and go to another. CPU time and not wall time decides, so that
-verdicts do not depend on the load of the machine; a worker that makes no progress for a long wall time
-despite having CPU to spend is an infrastructure failure and becomes `error`.
+A parser cannot be interrupted from a thread, and timeouts by signal handler work in the main thread only and not
+inside C code. So each worker is a process of its own (worker.py), freshly exec'd. A verdict that exceeds its CPU
+limit ends its process, gets status `timeout`, and delays nobody: texts that had been sent to the same worker are
+recalled after a moment, and while it is held up a reserve takes its place. CPU time and not wall time decides, so
+that verdicts do not depend on the load of the machine; a worker that makes no progress for a long wall time
+although it has CPU time left is an infrastructure failure and becomes `error`.
 
 Callable from any thread; `asyncio.wrap_future` makes it awaitable. It installs no signal handlers. It does
 not run untrusted code: that is what reasonkit.sandbox is for.
@@ -37,7 +37,9 @@ from reasonkit.verifiers.worker import PRELOADS, RECALL, Job, pack
 CPU_SECONDS = 1.5
 WALL_SECONDS = 120.0
 START_SECONDS = 120.0
-RECALL_SECONDS = 0.05
+RECALL_SECONDS = 0.1
+RESERVES = 2
+"""Slots a worker: while texts hold half of them up, the other half judges. Most are never started."""
 MAX_BATCH = 16
 MAX_BATCH_CHARACTERS = 1 << 18
 MAX_PENDING = 4096
@@ -144,11 +146,15 @@ class _Worker:
 class _Queue:
     """The texts that wait for a worker. Shared by all slots; guards itself."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.closed = False
         self.preloads: frozenset[str] = frozenset()
         """What the verifiers seen so far need imported."""
-        self._slots = slots
+        self._workers = workers
+        self._warm = 0
+        """Slots that wait and whose worker is running."""
+        self._judging = 0
+        """Slots that hold texts and get on with them; those that one text holds up do not count."""
         self._changed = threading.Condition()
         self._waiting: deque[_Pending] = deque()
 
@@ -158,18 +164,26 @@ class _Queue:
             if not self.closed:
                 self.preloads = self.preloads.union(needed)
                 self._waiting.append(pending)
-                self._changed.notify()
+                self._changed.notify_all()
                 return
         pending.resolve(Verdict.error("the verifier pool is closed"))
 
-    def take(self) -> deque[_Pending]:
-        """The next batch: small while little waits, so that every slot gets some. Empty once closed."""
+    def take(self, *, warm: bool) -> deque[_Pending]:
+        """The next batch: small while little waits, so that every slot gets some. Empty once closed.
+
+        Slots whose worker is running are `warm` and come first; the others wait until those are all taken.
+        """
         batch: deque[_Pending] = deque()
         characters = 0
         with self._changed:
-            while not self._waiting and not self.closed:
+            self._warm += warm
+            while not self.closed and (
+                not self._waiting or self._judging >= self._workers or (self._warm and not warm)
+            ):
                 self._changed.wait()
-            size = max(1, min(MAX_BATCH, len(self._waiting) // (2 * self._slots)))
+            self._warm -= warm
+            self._judging += 1
+            size = max(1, min(MAX_BATCH, len(self._waiting) // (2 * self._workers)))
             while self._waiting and len(batch) < size and characters < MAX_BATCH_CHARACTERS:
                 pending = self._waiting.popleft()
                 if pending.started or pending.future.set_running_or_notify_cancel():
@@ -179,10 +193,16 @@ class _Queue:
         return batch
 
     def give_back(self, batch: Iterable[_Pending]) -> None:
-        """Put what was taken back in front."""
+        """Put what was taken back in front; whoever took it is free, or held up, and another may go on."""
         with self._changed:
+            self._judging -= 1
             self._waiting.extendleft(reversed(list(batch)))
             self._changed.notify_all()
+
+    def get_on(self) -> None:
+        """A slot that was held up is so no more, for its text has been judged."""
+        with self._changed:
+            self._judging += 1
 
     def close(self) -> None:
         with self._changed:
@@ -205,6 +225,7 @@ class _Slot:
         self._queue = queue
         self._wall_seconds = wall_seconds
         self._worker: _Worker | None = None
+        self._held_up = False
         self._thread = threading.Thread(target=self._run, name="verifier-pool", daemon=True)
         self._thread.start()
 
@@ -217,13 +238,16 @@ class _Slot:
 
     def _run(self) -> None:
         while not self._queue.closed:
-            batch = self._queue.take()
+            batch = self._queue.take(warm=self._worker is not None)
+            self._held_up = False
             while batch and not self._queue.closed:
                 try:
                     self._judge(self._ready_worker(), batch)
                 except WorkerLost as lost:
                     self._retire()
                     self._blame(batch, str(lost))
+            if self._held_up:
+                self._queue.get_on()
             self._queue.give_back(batch)
         self._retire()
 
@@ -242,18 +266,12 @@ class _Slot:
         worker.send(pack([pending.job for pending in batch]))
         begun = time.monotonic()
         while (batch or worker.recalls) and not self._queue.closed:
-            several = len(batch) > 1
-            message = worker.receive(
-                RECALL_SECONDS if several else begun + self._wall_seconds - time.monotonic()
-            )
-            if message is None and several:
-                head = batch.popleft()
-                self._queue.give_back(batch)
-                batch.clear()
-                batch.append(head)
-                worker.recall()
-            elif message is None:
+            patience = self._wall_seconds if self._held_up else RECALL_SECONDS
+            message = worker.receive(begun + patience - time.monotonic())
+            if message is None and self._held_up:
                 raise WorkerLost(f"no verdict within {self._wall_seconds:g} s of wall time")
+            if message is None:
+                self._hold_up(worker, batch)
             elif "recalled" in message:
                 worker.recalls -= 1
             elif "died" in message:
@@ -267,6 +285,17 @@ class _Slot:
             elif batch and message["job"] == batch[0].job.number:
                 batch.popleft().resolve(_verdict(message["verdict"]))
                 begun = time.monotonic()
+
+    def _hold_up(self, worker: _Worker, batch: deque[_Pending]) -> None:
+        """The text in progress takes long: hand the others back, and let another slot take this place."""
+        head = batch.popleft() if batch else None
+        if batch:
+            worker.recall()
+        self._queue.give_back(batch)
+        batch.clear()
+        if head is not None:
+            batch.append(head)
+        self._held_up = True
 
     def _bury(self, batch: deque[_Pending], signum: int) -> None:
         """The fork that judged died: of its CPU limit, or of something that deserves one more try."""
@@ -300,7 +329,7 @@ class VerifierPool:
     """Judges texts in killable processes; `submit` from any thread, then wait for the future.
 
     `cpu_seconds` is what one verdict may use. At most `max_pending` texts wait at a time: a further
-    `submit` blocks until one of them is done. Workers start with the first text.
+    `submit` blocks until one of them is done. Workers start when there is work for them.
     """
 
     def __init__(
@@ -313,8 +342,9 @@ class VerifierPool:
     ) -> None:
         self.cpu_seconds = cpu_seconds
         self.max_pending = max_pending
-        self._queue = _Queue(workers or cores())
-        self._slots = [_Slot(self._queue, wall_seconds) for _ in range(workers or cores())]
+        count = workers or cores()
+        self._queue = _Queue(count)
+        self._slots = [_Slot(self._queue, wall_seconds) for _ in range(RESERVES * count)]
         self._room = threading.BoundedSemaphore(max_pending)
         self._numbers = itertools.count()
 

@@ -135,7 +135,7 @@ def _dataset(task: str, config: str) -> Any:
 
 
 def _uses_given_numbers(answer: str, entry: Mapping[str, Any]) -> str:
-    """Each given number once, in exact fractions. A sign in front is allowed: some of the library's answers have one."""
+    """Each given number once, in exact fractions. A sign in front is allowed, for library answers have some."""
     numbers, target = entry["metadata"]["numbers"], entry["metadata"].get("target", 24)
     if len(answer) > MAX_EXPRESSION or not _ARITHMETIC.fullmatch(answer):
         return "the answer is no expression of whole numbers with + - * / and brackets"
