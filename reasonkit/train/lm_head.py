@@ -39,12 +39,10 @@ class _Score(torch.autograd.Function):
         head = _Head(weight, bias, hidden.dtype, temperature)
         for rows in _slices(hidden, weight):
             logits = head(hidden[rows])
-            total = torch.logsumexp(logits, 1)
-            chosen = logits.gather(1, targets[rows, None])[:, 0]
-            probabilities = (logits - total[:, None]).exp_()
-            normaliser[rows] = total
-            logprobs[rows] = chosen - total
-            entropy[rows] = total - probabilities.mul_(logits).sum(1)
+            normaliser[rows] = torch.logsumexp(logits, 1)
+            every = logits.sub_(normaliser[rows, None])
+            logprobs[rows] = every.gather(1, targets[rows, None])[:, 0]
+            entropy[rows] = every.exp().mul_(every).sum(1).neg_()
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropy)
         ctx.temperature = temperature
         return logprobs, entropy

@@ -80,7 +80,8 @@ def test_reinforce_pp_with_baseline_centres_groups_first() -> None:
 def test_whitening_gives_zero_mean_and_unit_variance_over_tokens() -> None:
     lengths = [3, 1, 7, 5]
     rows = reinforce_pp([group(0.2, 1.0, tokens=lengths[:2]), group(0.9, -2.0, tokens=lengths[2:])])
-    tokens = [value for value, length in zip(sum(rows, []), lengths, strict=True) for _ in range(length)]
+    values = [value for row in rows for value in row]
+    tokens = [value for value, length in zip(values, lengths, strict=True) for _ in range(length)]
     assert sum(tokens) == pytest.approx(0, abs=1e-9)
     assert sum(value**2 for value in tokens) / (len(tokens) - 1) == pytest.approx(1, abs=1e-6)
 

@@ -1,0 +1,128 @@
+"""From groups to packed rows: what is trained on, what it is divided by, and how it lies in a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reasonkit.records import Group, Rollout, Segment
+from reasonkit.train.packing import Sample, assemble, make_batch, micro_batches, mini_batches, pack
+from tests.rollout_batches import RECORD, random_groups
+
+ROLLOUT = Rollout("r1", 0, (), "", "stop", None, 1.0)
+
+
+def group(*rollouts: tuple[Segment, ...]) -> Group:
+    return Group(RECORD, tuple(replace(ROLLOUT, segments=segments) for segments in rollouts))
+
+
+def segment(mask: str, logprob: float = -1.0) -> Segment:
+    sampled = tuple(int(flag) for flag in mask)
+    return Segment(tuple(range(10, 10 + len(mask))), sampled, tuple(logprob * flag for flag in sampled))
+
+
+def samples_of(groups: list[Group]) -> list[Sample]:
+    return [sample for row in assemble(groups, [[1.0] * len(g.rollouts) for g in groups]) for sample in row]
+
+
+def test_only_sampled_tokens_are_scored() -> None:
+    [[sample]] = assemble([group((segment("0011001"),))], [[0.5]])
+    assert sample.scored.tolist() == [2, 3, 6]
+    assert sample.old_logprobs.tolist() == [-1.0] * 3
+    assert (sample.advantage, sample.rollout_tokens, sample.prefix, sample.inputs) == (0.5, 3, 2, 6)
+
+
+def test_failed_rollouts_and_segments_without_a_sampled_token_are_left_out() -> None:
+    groups = random_groups(40)
+    failed = [rollout for each in groups for rollout in each.rollouts if not rollout.ok]
+    segments = sum(len(rollout.segments) for each in groups for rollout in each.rollouts if rollout.ok)
+    assert len(failed) == 1
+    assert len(samples_of(groups)) == segments
+    assert samples_of([group((segment("000"),), ())]) == []
+
+
+def test_tokens_whose_logprob_the_engine_could_not_give_are_dropped() -> None:
+    whole = segment("0111")
+    broken = replace(whole, logprobs=(0.0, -1.0, float("nan"), float("-inf")))
+    [sample] = samples_of([group((broken,))])
+    assert sample.scored.tolist() == [1]
+    assert sample.rollout_tokens == 1
+
+
+def test_a_segment_that_begins_with_a_sampled_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="no context"):
+        samples_of([group((segment("11"),))])
+
+
+def test_a_batch_counts_tokens_and_rollouts_not_segments() -> None:
+    two_segments = (segment("0111"), segment("011"))
+    batch = make_batch(samples_of([group(two_segments, (segment("01"),))]))
+    assert (batch.tokens, batch.sequences, len(batch.samples)) == (6, 2, 3)
+
+
+def test_samples_of_zero_advantage_count_too() -> None:
+    [batch] = mini_batches(assemble([group((segment("011"),), (segment("01"),))], [[0.0, 0.0]]), 1)
+    assert (batch.tokens, batch.sequences) == (3, 2)
+
+
+def test_mini_batches_hold_whole_groups_in_order() -> None:
+    grouped = assemble([group((segment("01"),), (segment("011"),)) for _ in range(5)], [[1.0, 2.0]] * 5)
+    batches = mini_batches(grouped, 2)
+    assert [len(batch.samples) for batch in batches] == [4, 4, 2]
+    assert [sample for batch in batches for sample in batch.samples] == [s for row in grouped for s in row]
+
+
+def test_a_shared_prompt_lies_in_the_row_once() -> None:
+    prompt = (1, 2, 3)
+    replies = [(7, 8), (9, 7, 8, 9)]
+    samples = [
+        Sample(torch.tensor(prompt + reply), torch.arange(3, 3 + len(reply)), torch.zeros(len(reply)), 1.0, 2)
+        for reply in replies
+    ]
+    micro = pack(samples, [[0, 1]])
+    # The prompt's last token predicts a first token, so each sequence has its own; nothing follows a last token.
+    assert micro.ids.tolist() == [[1, 2, 3, 7, 3, 9, 7, 8]]
+    assert micro.positions.tolist() == [[0, 1, 2, 3, 2, 3, 4, 5]]
+    assert micro.sources.tolist() == [2, 3, 4, 5, 6, 7]
+    assert micro.targets.tolist() == [7, 8, 9, 7, 8, 9]
+    assert micro.sequences.tolist() == [0, 0, 1, 1, 1, 1]
+    assert micro.layout.lengths == (6, 4)
+    whole = micro.ids[0][micro.layout.spread].tolist()
+    assert whole == [1, 2, 3, 9, 7, 8, 1, 2, 3, 7]
+    assert [whole[place] for place in micro.layout.gather] == micro.ids[0].tolist()
+
+
+@pytest.mark.parametrize("budget", [1, 20, 50, 10_000])
+def test_micro_batches_hold_every_sample_once_within_the_budget(budget: int) -> None:
+    samples = samples_of(random_groups(40))
+    micros = list(micro_batches(samples, budget))
+    assert sorted(place for micro in micros for place in micro.samples) == list(range(len(samples)))
+    for micro in micros:
+        assert micro.ids.numel() <= budget or len(micro.samples) == 1
+        assert list(micro.layout.lengths) == sorted(micro.layout.lengths, reverse=True)
+        whole = micro.ids[0][micro.layout.spread]
+        assert torch.equal(whole[micro.layout.gather], micro.ids[0])
+        for number, place in enumerate(micro.samples):
+            sample, mine = samples[place], micro.sequences == number
+            assert torch.equal(micro.targets[mine], sample.ids[sample.scored])
+            assert torch.equal(micro.positions[0][micro.sources[mine]], sample.scored - 1)
+            assert torch.equal(micro.ids[0][micro.sources[mine]], sample.ids[sample.scored - 1])
+            assert torch.equal(micro.old_logprobs[mine], sample.old_logprobs)
+    sequences = [
+        whole.tolist()
+        for micro in micros
+        for whole in micro.ids[0][micro.layout.spread].split(list(micro.layout.lengths))
+    ]
+    assert sorted(sequences) == sorted(sample.ids[: sample.inputs].tolist() for sample in samples)
+
+
+def test_the_longest_sequence_comes_first_so_that_memory_runs_out_at_once() -> None:
+    samples = samples_of(random_groups(40))
+    first = next(iter(micro_batches(samples, 30)))
+    assert first.layout.lengths[0] == max(sample.inputs for sample in samples)
+
+
+def test_no_samples_make_no_micro_batch() -> None:
+    assert list(micro_batches([], 100)) == []
