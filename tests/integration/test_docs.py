@@ -23,7 +23,7 @@ from tests.micro import reasonkit, write_micro
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
-    r"(?P<note><!--[^\n]*-->\n)?^```(?P<language>bash|python|yaml)\n(?P<body>.*?)^```$",
+    r"(?P<note>(?:<!--[^\n]*-->\n)*)^```(?P<language>bash|python|yaml)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 FILE_COMMENT = re.compile(r"# (?P<name>[\w./-]+\.(?:yaml|py|jsonl))\n")
@@ -39,7 +39,7 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     for match in FENCE.finditer(page.read_text(encoding="utf-8")):
-        note = re.match(r"<!-- not run: (.+) -->", match["note"] or "")
+        note = re.search(r"<!-- not run: (.+) -->", match["note"] or "")
         yield Block(match["language"], match["body"], note[1] if note else "")
 
 
