@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Completion, VersionSpan
 from tests.tiny_models import SHAPES, Shape, save_tiny_model, tiny_model, tiny_tokenizer
 
+ROOT = Path(__file__).parents[2]
 END = 2
 TOKENIZER = tiny_tokenizer()
 PROMPTS = [TOKENIZER.encode(f"{'What is ' * (place % 3)}{place * 7} plus {place}?") for place in range(14)]
@@ -178,6 +182,21 @@ def test_the_same_order_gives_the_same_bits_whatever_the_clock_does() -> None:
     undisturbed = run(None)
     assert run(random.Random(1)) == undisturbed
     assert run(random.Random(2)) == undisturbed
+
+
+def crowd() -> list[Completion]:
+    engine = engine_of(tiny_model("qwen2"), max_slots=6)
+    samplings = [Sampling(max_tokens=5 + 3 * place, seed=place, top_p=0.9) for place, _ in enumerate(PROMPTS)]
+    return complete(engine, PROMPTS, samplings)
+
+
+def test_another_process_gives_the_same_bits() -> None:
+    """`repr` of a float names its every bit; the hash seed changes the order of whatever iterates over a set."""
+    script = f"import torch; torch.set_num_threads(1); from {__name__} import crowd; print(crowd())"
+    environment = {**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == repr(crowd()), done.stderr
 
 
 class Weights:
