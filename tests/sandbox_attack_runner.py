@@ -1,4 +1,4 @@
-"""Runs every attack on one tier and prints the outcomes as JSON. A script, so that another user can start it."""
+"""Runs every attack, or those named, on one tier: outcomes as JSON. A script, so that another user can start it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from tests.sandbox_more_attacks import MORE_ATTACKS  # noqa: E402
 if __name__ == "__main__":
     with open_scene() as scene:
         sandbox = LocalSandbox(sys.argv[1], 1)
-        outcomes = [asdict(assail(sandbox, scene, attack)) for attack in (*ATTACKS, *MORE_ATTACKS)]
+        chosen = [
+            attack for attack in (*ATTACKS, *MORE_ATTACKS) if attack.name in sys.argv[2:] or not sys.argv[2:]
+        ]
+        outcomes = [asdict(assail(sandbox, scene, attack)) for attack in chosen]
         sandbox.close_blocking()
     print(json.dumps(outcomes))

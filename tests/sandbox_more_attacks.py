@@ -329,9 +329,7 @@ MORE_ATTACKS = (
     Attack("exec from memory", MEMFD_EXEC),
     Attack("mount, chroot, devices", MOUNT_AND_ROOT),
     Attack("through /proc", THROUGH_PROC),
-    Attack(
-        "inodes and deep folders", INODES_AND_DEPTH, Limits(cpu_seconds=10.0, wall_seconds=20.0), twice=True
-    ),
+    Attack("inodes and deep folders", INODES_AND_DEPTH, Limits(cpu_seconds=10.0, wall_seconds=20.0)),
     Attack("locked folders", LOCKED_FOLDERS, twice=True),
     Attack("descriptors and pipes", DESCRIPTORS_AND_PIPES),
     Attack("shared memory in children", MEMORY_IN_CHILDREN, _CHILDREN),

@@ -383,7 +383,7 @@ open("honest.txt", "w").write("honest")
 ATTACKS = (
     Attack("fork bomb", FORK_BOMB),
     Attack("thread bomb", THREAD_BOMB),
-    Attack("memory 1.5 GB", MEMORY, slow=True),
+    Attack("memory 1.5 GB", MEMORY, Limits(cpu_seconds=3.0, wall_seconds=6.0, memory_mb=256), slow=True),
     Attack("disk 300 MB", DISK),
     Attack("write outside", WRITE_OUTSIDE),
     Attack("files to the next job", LEAVE_FILES, twice=True),

@@ -34,12 +34,13 @@ def command(user: str) -> list[str]:
 
 
 @cache
-def outcomes(tier: str, user: str) -> dict[str, dict[str, object]]:
+def outcomes(tier: str, user: str, *names: str) -> dict[str, dict[str, object]]:
     if tier == "bwrap" and shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
-    done = subprocess.run(
-        [*command(user), str(RUNNER), tier], capture_output=True, text=True, cwd="/", check=False
-    )
+    memory = Path("/dev/shm")  # creating files until the limit takes seconds on some disks
+    environment = {**os.environ, "TMPDIR": str(memory)} if memory.is_dir() else None
+    arguments = [*command(user), str(RUNNER), tier, *names]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd="/", env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return {outcome["attack"]: outcome for outcome in json.loads(done.stdout)}
 
@@ -59,8 +60,7 @@ def test_the_attacks_work_where_nothing_stops_them() -> None:
     """An attack that cannot succeed anywhere would prove nothing: without walls, these get through."""
     if os.geteuid() != 0:
         pytest.skip("without walls they would hit this user; root's worker becomes a user of its own")
-    got_through = {name for name, outcome in outcomes("unsafe", "self").items() if not outcome["stopped"]}
-    assert got_through >= {
+    chosen = (
         "write outside",
         "files to the next job",
         "/etc/passwd",
@@ -70,4 +70,5 @@ def test_the_attacks_work_where_nothing_stops_them() -> None:
         "kernel interfaces",
         "prctl",
         "32-bit and x32 calls",
-    }
+    )
+    assert [name for name, outcome in outcomes("unsafe", "self", *chosen).items() if outcome["stopped"]] == []
