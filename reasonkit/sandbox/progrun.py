@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from reasonkit.errors import UsageError
 from reasonkit.sandbox import toolchains
@@ -46,11 +47,9 @@ def run(job: ProgramJob, perform: Perform, box: str, compiler: Compiler) -> Prog
     path = toolchains.toolchain(chosen.name)
     built = Built({chosen.source: job.code.encode()}, chosen.source)
     if chosen.compile is not None:
-        built = compiler.build(job, chosen, path, perform, box)
+        built = compiler.build(job, chosen, chosen.compile(path), perform, box)
         if built.failure is not None:
             return built.failure
-    if chosen.run is None:
-        raise AssertionError(f"{chosen.name} has no run command")
     limits = replace(job.limits, processes=job.limits.processes or chosen.processes)
     argv = [*chosen.run(path, built.main, limits.memory_mb), *job.args]
     files = {**job.files, **built.files}
@@ -83,9 +82,7 @@ def _all_passed(outcome: Outcome) -> bool:
     return isinstance(counts, dict) and counts.get("failed") == 0 and counts.get("passed", 0) != 0
 
 
-def payload(
-    files: Mapping[str, bytes], stdin: str, box: str, path: str = ""
-) -> tuple[dict[str, object], bytes]:
+def payload(files: Mapping[str, bytes], stdin: str, box: str, path: str = "") -> tuple[dict[str, Any], bytes]:
     text = stdin.encode("utf-8", "replace")
     listing = [(name, len(content), 0o700) for name, content in files.items()]
     programs = f"{Path(path).parent}:" if path else ""
@@ -109,9 +106,7 @@ def exec_order(
         "CGO_ENABLED": "0",
         "GOFLAGS": "-mod=mod",
     }
-    env = header["env"]
-    assert isinstance(env, dict)
-    header |= {"argv": argv, "env": env | own}
+    header |= {"argv": argv, "env": header["env"] | own}
     return Order("exec", header, limits, content, streams=True)
 
 
@@ -163,7 +158,7 @@ class Compiler:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Future[Built]] = OrderedDict()
 
-    def build(self, job: ProgramJob, chosen: Language, path: str, perform: Perform, box: str) -> Built:
+    def build(self, job: ProgramJob, chosen: Language, argv: list[str], perform: Perform, box: str) -> Built:
         key = _key(job, chosen)
         with self._lock:
             waiting = self._known.get(key)
@@ -175,7 +170,7 @@ class Compiler:
         if waiting is not None:
             return waiting.result()
         try:
-            built = _compile(job, chosen, path, perform, box)
+            built = _compile(job, chosen, argv, perform, box)
         except BaseException as error:
             with self._lock:
                 del self._known[key]
@@ -206,15 +201,13 @@ def _key(job: ProgramJob, chosen: Language) -> str:
     return digest.hexdigest()
 
 
-def _compile(job: ProgramJob, chosen: Language, path: str, perform: Perform, box: str) -> Built:
-    if chosen.compile is None:
-        raise AssertionError(f"{chosen.name} is not compiled")
-    source, main, argv = chosen.source, "main", chosen.compile(path)
+def _compile(job: ProgramJob, chosen: Language, argv: list[str], perform: Perform, box: str) -> Built:
+    source, main = chosen.source, "main"
     if chosen.name == "java":
         source, main = toolchains.java_names(job.code)
         argv = [*argv, source]
     files = {**job.files, source: job.code.encode("utf-8", "replace")}
-    order = exec_order(argv, files, "", COMPILE_LIMITS, box, path)
+    order = exec_order(argv, files, "", COMPILE_LIMITS, box, argv[0])
     order = replace(order, address_space=False, box_mb=_COMPILE_BOX_MB, collect=chosen.artifacts)
     done = result(perform(order), COMPILE_LIMITS)
     output = done.stdout + done.stderr

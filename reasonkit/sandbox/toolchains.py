@@ -25,6 +25,10 @@ COMPILE_LIMITS = Limits(
 )
 
 
+def _run_binary(_path: str, _main: str, _memory_mb: int) -> list[str]:
+    return ["./main"]
+
+
 @dataclass(frozen=True)
 class Language:
     """Commands are given the toolchain's path; to run, also the main class and the memory in MB.
@@ -38,7 +42,7 @@ class Language:
     install: str
     source: str = ""
     compile: Callable[[str], list[str]] | None = None
-    run: Callable[[str, str, int], list[str]] | None = None
+    run: Callable[[str, str, int], list[str]] = _run_binary
     artifacts: tuple[str, ...] = ()
     address_space: bool = True
     processes: bool = False
@@ -62,17 +66,13 @@ def _compile_java(path: str) -> list[str]:
     ]
 
 
-def _run_binary(_path: str, _main: str, _memory_mb: int) -> list[str]:
-    return ["./main"]
-
-
 _TABLE = {
     "python": Language("python", (), ""),
     "pytest": Language("pytest", (), "pip install pytest"),
     "cpp": Language(
         "cpp", ("g++",), "apt-get install g++", "main.cpp",
         compile=lambda path: [path, "-O2", "-std=gnu++17", "-o", "main", "main.cpp"],
-        run=_run_binary, artifacts=("main",),
+        artifacts=("main",),
     ),
     "java": Language(
         "java", ("javac",), "apt-get install default-jdk-headless", "Main.java",
@@ -86,12 +86,12 @@ _TABLE = {
     "go": Language(
         "go", ("go",), "apt-get install golang-go", "main.go",
         compile=lambda path: [path, "build", "-o", "main", "main.go"],
-        run=_run_binary, artifacts=("main",), address_space=False,
+        artifacts=("main",), address_space=False,
     ),
     "rust": Language(
         "rust", ("rustc",), "apt-get install rustc", "main.rs",
         compile=lambda path: [path, "-O", "--edition", "2021", "-o", "main", "main.rs"],
-        run=_run_binary, artifacts=("main",),
+        artifacts=("main",),
     ),
     "bash": Language(
         "bash", ("bash",), "apt-get install bash", "main.sh",
