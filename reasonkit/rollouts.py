@@ -166,7 +166,7 @@ class Rollouts:
             episode.env_reward += step.reward
             if step.done or step.truncated:
                 return
-            ended = completion.finish_reason == "stop"
+            ended = completion.token_ids[-1:] == (self._dialogue.end_of_turn,)  # a stop text ends without it
             if self._dialogue.appends and not step.fresh:
                 episode.transcript.observe(self._dialogue.bridge_ids(step.messages, ended))
                 continue

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from reasonkit import __version__, log
 from reasonkit.advantages import ADVANTAGES
@@ -113,6 +114,7 @@ def outcome_of(folder: RunDir) -> Outcome:
 
 def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
     torch.set_num_threads(folder.info()["threads"])
+    transformers_logging.disable_progress_bar()  # the observer shows how far the run is
     folder.update_info(state="running", pid=os.getpid(), host=socket.gethostname())
     with _recorded(folder):
         return asyncio.run(_walk(recipe, folder, observer))
