@@ -41,6 +41,7 @@ from reasonkit.train.weights import ModelWeights
 
 T = TypeVar("T")
 
+OPTIMIZER = "optimizer.pt"
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
@@ -209,12 +210,14 @@ class LocalLearner:
         self.model.save_pretrained(path)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(path)
-        torch.save(
-            {"optimizer": self._optimizer.state_dict(), "updates": self._updates}, path / "optimizer.pt"
-        )
+        state = {"optimizer": self._optimizer.state_dict(), "updates": self._updates}
+        try:
+            torch.save(state, path / OPTIMIZER)
+        except RuntimeError as error:  # what torch makes of a write that fails
+            raise OSError(f"{OPTIMIZER} could not be written whole; is the disk full?") from error
 
     def _load(self, path: Path) -> None:
         self.model.load_state_dict(load_model(path).state_dict())
-        state = torch.load(path / "optimizer.pt", map_location=self.model.device, weights_only=True)
+        state = torch.load(path / OPTIMIZER, map_location=self.model.device, weights_only=True)
         self._optimizer.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
