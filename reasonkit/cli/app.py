@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command("reasonkit.cli.discover:list_names", "List every name that another command takes."),
     "show": Command("reasonkit.cli.discover:show", "Print one preset, run or name in full."),
     "data": Command("reasonkit.cli.data:app", "Build data sets and look at them.", group=True),
+    "verify": Command("reasonkit.cli.verify:verify", "Judge replies: JSONL in, verdicts out."),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
     "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
     "chat-template": Command(

@@ -179,6 +179,7 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
     journal = Journal(folder, recipe.log, recipe.train.steps, observer)
     try:
         async with Grader() as grader:
+            grader.check([*records, *held_out])
             dialogue = Dialogue(load_tokenizer(path))
             rollouts = Rollouts(
                 engine,
