@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -150,7 +149,7 @@ def test_a_file_that_cannot_be_written_whole_is_reported_the_same_way(
             save(tmp_path / "checkpoints" / "step_1", learner)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert os.listdir(tmp_path / "checkpoints") == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_the_newest_and_the_named_checkpoints_are_kept(tmp_path: Path) -> None:
