@@ -12,7 +12,7 @@ from reasonkit.errors import UsageError
 
 if TYPE_CHECKING:
     from reasonkit.data.adapters import Reader
-    from reasonkit.data.pull import Plan
+    from reasonkit.data.pull import Plan, Pulled
 
 Names = Annotated[str | None, typer.Option(help="Comma-separated, for example math,logic.")]
 
@@ -45,7 +45,7 @@ def pull(
 
       reasonkit data pull openai/gsm8k --map question=question,answer=answer --verifier gsm8k
     """
-    from reasonkit.data.pull import Request, as_json, plan
+    from reasonkit.data.pull import Request, plan
     from reasonkit.data.pull import pull as run
     from reasonkit.hub.client import Hub
 
@@ -70,12 +70,17 @@ def pull(
             say(f"left out: {left_out} (large; ask for it with --domains {left_out})")
         with progress(f"pulling {name}", sum(target.bytes for target in planned.targets)) as advance:
             pulled = run(planned, hub, advance)
+    _print_pulled(planned, pulled, json_)
+
+
+def _print_pulled(planned: Plan, pulled: list[Pulled], json_: bool) -> None:
+    from reasonkit.data.pull import as_json
+
+    revision = planned.snapshot.revision
     if json_:
-        emit_json(
-            {"repo": planned.snapshot.repo, "revision": planned.snapshot.revision, "sets": as_json(pulled)}
-        )
+        emit_json({"repo": planned.snapshot.repo, "revision": revision, "sets": as_json(pulled)})
         return
-    say(f"{planned.snapshot.repo} at {planned.snapshot.revision}")
+    say(f"{planned.snapshot.repo} at {revision}")
     print_table(
         ("set", "rows", "records", "rejected", "file"),
         [(one.name, str(one.rows), str(one.records), str(one.rejected.total()), one.path) for one in pulled],

@@ -364,6 +364,23 @@ def test_too_little_room_is_said_before_a_byte_is_fetched(
         run(server, Request("guru", domains=["math"]))
 
 
+def test_a_full_disk_is_one_message_and_the_next_pull_goes_on(server: HubServer, home: Path) -> None:
+    server.publish("org/wide", {"train.parquet": parquet(noisy_rows(60, 2000))})
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))  # writes beyond fail, as on a full disk\n"
+        "from reasonkit.cli.app import main\n"
+        "sys.argv = ['reasonkit', 'data', 'pull', 'org/wide']\n"
+        "main()\n"
+    )
+    full = python(server, home, "-c", script)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "File too large" in full.stderr
+    assert not list((home / "hf").rglob("train.parquet"))
+    assert run(server, Request("org/wide"))["hf:org/wide"].records == 60
+
+
 def test_raw_files_are_kept_as_they_are(server: HubServer, home: Path) -> None:
     run(server, Request(GURU, raw=True, files=["train/table*"]))
     assert (home / "hf" / GURU / "train/table__hitab_4.parquet").read_bytes() == FILES[
