@@ -75,9 +75,9 @@ class WarmupConfig(Settings):
     check_every: Positive = 50
     """Updates between two looks at the gate."""
     low: Fraction = 0.25
-    """The gate opens when sampled accuracy on held-out problems has reached this …"""
+    """The gate opens when sampled and greedy accuracy on held-out problems have both reached this …"""
     high: Fraction = 0.5
-    """… and the run fails if sampled or greedy accuracy is at or above this when it opens."""
+    """… while both are still below this …"""
     min_copied: Fraction = 0.9
     """… and at least this fraction of replies copies its problem rightly."""
 

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from reasonkit.errors import ReasonkitError
 from reasonkit.rundir import TEMPORARY, RunDir, atomic_folder
 from reasonkit.train.learner import Learner
@@ -28,7 +26,7 @@ async def save_checkpoint(path: Path, learner: Learner, state: Mapping[str, Any]
         with atomic_folder(path) as temporary:
             await learner.save(temporary)
             (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ReasonkitError(
             f"the checkpoint {path} could not be written: {error}",
             f"make room (`df -h {path.parent.parent}`), then reasonkit train --resume {path.parent.parent}",

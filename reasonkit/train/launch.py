@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from reasonkit import __version__, log
 from reasonkit.advantages import ADVANTAGES
@@ -34,7 +33,7 @@ from reasonkit.data.mixture import ListFeed
 from reasonkit.dialogue import Dialogue
 from reasonkit.engines import ENGINES
 from reasonkit.envs import ENVS
-from reasonkit.errors import ReasonkitError, Stopped
+from reasonkit.errors import Stopped
 from reasonkit.recipe import Recipe
 from reasonkit.registry import resolve
 from reasonkit.rewards import RewardSum
@@ -114,7 +113,6 @@ def outcome_of(folder: RunDir) -> Outcome:
 
 def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
     torch.set_num_threads(folder.info()["threads"])
-    transformers_logging.disable_progress_bar()  # the observer shows how far the run is
     folder.update_info(state="running", pid=os.getpid(), host=socket.gethostname())
     with _recorded(folder):
         return asyncio.run(_walk(recipe, folder, observer))
@@ -135,8 +133,9 @@ def _recorded(folder: RunDir) -> Iterator[None]:
             "stopped before the first checkpoint",
             f"reasonkit train --resume {folder.path}   (it starts again from the beginning)",
         ) from None
-    except ReasonkitError as error:
-        folder.update_info(state="failed", error=error.message)
+    except Exception as error:
+        with contextlib.suppress(OSError):  # a full disk may be what failed
+            folder.update_info(state="failed", error=str(error))
         raise
     finally:
         log.remove(handler)
@@ -193,7 +192,8 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
             )
             if recipe.warmup is not None and not folder.warm.exists():
                 observer.phase("warming up on imperfect demonstrations")
-                await warm_up(recipe, folder, path, Gate(engine, rollouts, held_out), records, observer)
+                gate = Gate(engine, rollouts, held_out, recipe.validation.samples)
+                await warm_up(recipe, folder, path, gate, records, observer)
             learner = LocalLearner.from_recipe(recipe, folder.warm if recipe.warmup is not None else path)
             await engine.load_weights(learner.weights(), version=0)
             yield Run(

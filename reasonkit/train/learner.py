@@ -33,7 +33,7 @@ from reasonkit.losses import (
 )
 from reasonkit.recipe import LossConfig, Recipe, TrainConfig
 from reasonkit.registry import resolve
-from reasonkit.train.model import load_model, load_tokenizer
+from reasonkit.train.model import load_model, load_tokenizer, save_model
 from reasonkit.train.optimizer import apply_update, learning_rate, make_optimizer
 from reasonkit.train.packing import Batch, MicroBatch, Sample, micro_batches
 from reasonkit.train.policy import Policy
@@ -207,7 +207,7 @@ class LocalLearner:
         return [result[place] for place in range(len(samples))]
 
     def _save(self, path: Path) -> None:
-        self.model.save_pretrained(path)
+        save_model(self.model, path)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(path)
         state = {"optimizer": self._optimizer.state_dict(), "updates": self._updates}

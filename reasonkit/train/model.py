@@ -6,11 +6,13 @@ out: training a tokenizer, and loading anything but decoder-only language models
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -47,7 +49,7 @@ def make_model(config: ModelConfig, folder: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
-    model.save_pretrained(folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -75,6 +77,14 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
         raise _not_a_model(path, error) from error
     assert isinstance(model, PreTrainedModel)
     return torch.nn.Module.to(model, device)
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """As a plain Hugging Face folder. A full disk is an OSError here as everywhere else."""
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(folder)) from error
 
 
 def load_config(path: Path | str) -> PreTrainedConfig:

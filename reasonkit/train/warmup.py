@@ -1,8 +1,8 @@
 """Warm-up: imitate imperfect demonstrations until a measured gate opens, and no further.
 
 RL needs a model that is sometimes right. The gate is measured on held-out problems, never a number of updates:
-sampled accuracy has reached `low`, replies copy their problem rightly, and sampled and greedy accuracy are
-still below `high`, so that whatever comes after is RL's doing. A gate that does not open is an error.
+sampled and greedy accuracy have both reached `low` and are both still below `high`, so that whatever comes after is
+RL's doing, and replies copy their problem rightly. A gate that does not open is an error.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from reasonkit.train.sft import sft_batch
 Demonstrator = Callable[[Record, int], str]
 Copied = Callable[[Record, str], bool]
 
-GATE_RECORDS = 256
-"""Held-out problems that a look at the gate takes: enough for ± 0.06, cheap enough to look often."""
 LR_WARMUP = 20
 DECAY_SHARE = 2 / 3
 """Of max_steps: the learning rate has fallen well before the warm-up gives up, because copying settles late."""
@@ -45,12 +43,13 @@ class Gate:
     engine: Engine
     rollouts: Rollouts
     held_out: Sequence[Record]
+    samples: int
 
     async def look(self, learner: LocalLearner, copied: Copied) -> dict[str, float]:
-        records = self.held_out[:GATE_RECORDS]
+        """On the draws of the validation that follows, so that the run starts exactly where the gate opened."""
         await self.engine.load_weights(learner.weights(), version=0)
-        sampled = await self.rollouts.groups(records, Draw("gate", 0, 1))
-        greedy = await self.rollouts.groups(records, Draw("gate", 0, 1, greedy=True))
+        sampled = await self.rollouts.groups(self.held_out, Draw("validate", 0, self.samples))
+        greedy = await self.rollouts.groups(self.held_out, Draw("validate", 0, 1, greedy=True))
         return {
             "sampled": accuracy(sampled).mean,
             "greedy": accuracy(greedy).mean,
@@ -79,7 +78,7 @@ async def warm_up(
             return
     raise ReasonkitError(
         f"the warm-up's gate did not open within warmup.max_steps ({settings.max_steps}): it wants "
-        f"sampled accuracy in [{settings.low}, {settings.high}), greedy below {settings.high}, "
+        f"sampled and greedy accuracy in [{settings.low}, {settings.high}) and "
         f"copied ≥ {settings.min_copied}; the last look found "
         + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()),
         "try another --set seed=…, a lower warmup.lr, or more warmup.max_steps",
@@ -89,7 +88,7 @@ async def warm_up(
 def is_open(settings: WarmupConfig, numbers: dict[str, float]) -> bool:
     return (
         settings.low <= numbers["sampled"] < settings.high
-        and numbers["greedy"] < settings.high
+        and settings.low <= numbers["greedy"] < settings.high
         and numbers["copied"] >= settings.min_copied
     )
 
