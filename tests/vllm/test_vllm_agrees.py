@@ -111,7 +111,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         seed=0,
     )
     yield Served(folder, llm, prompts)
-    llm.llm_engine.engine_core.shutdown()
+    client = llm.llm_engine.engine_core
+    client.shutdown()
+    client.ctx.term()  # vLLM leaves it open, and what collects it later would warn outside of any test
 
 
 def logprobs(output: RequestOutput) -> list[float]:
