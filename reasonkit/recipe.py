@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reasonkit.errors import nearest
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -45,20 +47,114 @@ class ModelConfig(Settings):
 
 class SourceConfig(Settings):
     name: str
-    """A data source (`reasonkit list data`), `rg:TASK`, `hf:ORG/NAME@REV`, or a record file's path."""
+    """A generator or published set (`reasonkit list data`), `rg:TASK`, `hf:ORG/NAME@REV`, a set that was pulled or
+    built, or a path. A Hub set that was not pulled is streamed."""
+    label: str = ""
+    """What `data.stages` and the log call it; needed where two sources share a name. Empty takes the name."""
     size: Positive | None = None
-    """How many records to take; null takes all of a file."""
+    """How many records to take, before `filter`; null takes all. A generator makes them for this run; of a Hub set
+    that was not pulled, they are drawn by the run's seed and kept."""
     weight: NonNegative = 1.0
-    """Share of the mixture, relative to the other sources."""
+    """Share of the mixture, relative to the other sources of `data.train`."""
     options: dict[str, Any] = {}
-    """What the source itself understands, such as difficulty (`reasonkit show SOURCE`)."""
+    """What a generator itself understands, such as difficulty (`reasonkit show SOURCE`)."""
+    map: dict[str, str] | None = None
+    """Columns of rows in no known format: `{question: COLUMN, answer: COLUMN}`, and maybe `system` and `uid`."""
+    verifier: str | None = None
+    """With `map`: the verifier of these records."""
+    filter: str | None = None
+    """`module:function` that says whether to keep a record: `(record) -> bool`."""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> Self:
+        if self.verifier is not None and self.map is None:
+            raise ValueError(
+                f"{self.name}: verifier ({self.verifier}) belongs to map, which is null; "
+                "rows in a known format name their own"
+            )
+        if self.map is not None and self.options:
+            raise ValueError(
+                f"{self.name}: map ({self.map}) is for rows that are read, options ({self.options}) "
+                "for a generator"
+            )
+        if self.filter is not None and ":" not in self.filter:
+            raise ValueError(f"{self.name}: filter '{self.filter}' is not of the form module:function")
+        return self
+
+
+class StageConfig(Settings):
+    weights: dict[str, NonNegative]
+    """Share of each source, by its label or name; sources that are not named rest."""
+    records: Positive | None = None
+    """The stage ends after this many records, …"""
+    pass_rate: Fraction | None = None
+    """… or once the mean score of the last `over` rollout batches has reached this. The last stage never ends."""
+    over: Positive = 10
+    """Rollout batches that `pass_rate` is averaged over."""
 
 
 class DataConfig(Settings):
     train: list[SourceConfig] = []
-    """Sources to train on."""
+    """Sources to train on; several are mixed record by record."""
     held_out: list[SourceConfig] = []
     """Sources to validate on. Procedural sources give problems that share no prompt with training."""
+    stages: list[StageConfig] = []
+    """A curriculum: the shares of the sources change from stage to stage. Empty keeps each source's `weight`."""
+    filter_overlong_prompts: bool | Positive = False
+    """Leave out prompts over this many of the model's tokens; true takes what rollout.max_tokens leaves of
+    model.context."""
+
+    @model_validator(mode="after")
+    def _weights_mean_something(self) -> Self:
+        for section, sources in (("train", self.train), ("held_out", self.held_out)):
+            titles = [source.title for source in sources]
+            for title in titles:
+                if titles.count(title) > 1:
+                    raise ValueError(f"{section} has '{title}' twice; give each its own label")
+        weighted = [source for source in self.held_out if source.weight != 1.0]
+        if weighted:
+            raise ValueError(
+                f"held_out source {weighted[0].title} has weight {weighted[0].weight:g}, but all of its "
+                "records are validated on; size says how many"
+            )
+        if self.stages:
+            self._check_stages()
+        elif self.train and not any(source.weight for source in self.train):
+            raise ValueError("every source of train has weight 0")
+        return self
+
+    def _check_stages(self) -> None:
+        titles = [source.title for source in self.train]
+        for source in self.train:
+            if source.weight != 1.0:
+                raise ValueError(
+                    f"{source.title} has weight {source.weight:g}, but stages give the weights; remove one of them"
+                )
+        for number, stage in enumerate(self.stages):
+            unknown = sorted(stage.weights.keys() - set(titles))
+            if unknown:
+                raise ValueError(
+                    f"stages[{number}] weighs '{unknown[0]}', which is no source of train "
+                    f"({nearest(unknown[0], titles)})"
+                )
+            if not any(stage.weights.values()):
+                raise ValueError(f"stages[{number}] gives no source a weight above 0")
+            ends = stage.records is not None or stage.pass_rate is not None
+            if ends == (number + 1 == len(self.stages)):
+                raise ValueError(
+                    f"stages[{number}] is the last and never ends, but has records ({stage.records}) or "
+                    f"pass_rate ({stage.pass_rate})"
+                    if ends
+                    else f"stages[{number}] never ends, so stages[{number + 1}] never begins; give it records "
+                    "or pass_rate"
+                )
+        unused = [title for title in titles if not any(stage.weights.get(title) for stage in self.stages)]
+        if unused:
+            raise ValueError(f"no stage gives source '{unused[0]}' a weight; remove the source, or weigh it")
 
 
 class WarmupConfig(Settings):
@@ -219,6 +315,11 @@ class Recipe(Settings):
                 f"rollout.max_tokens ({rollout.max_tokens}) leaves no room for a prompt within "
                 f"model.context ({self.model.context})"
             )
+        if self.prompt_limit is not None and self.prompt_limit > self.model.context - rollout.max_tokens:
+            raise ValueError(
+                f"data.filter_overlong_prompts ({self.prompt_limit}) is more than rollout.max_tokens "
+                f"({rollout.max_tokens}) leaves of model.context ({self.model.context})"
+            )
         if train.prompts % self.mini_batch:
             raise ValueError(
                 f"train.prompts ({train.prompts}) is not divisible by train.mini_batch ({self.mini_batch})"
@@ -233,6 +334,14 @@ class Recipe(Settings):
         if self.warmup is not None and self.warmup.low >= self.warmup.high:
             raise ValueError(f"warmup.low ({self.warmup.low}) is not below warmup.high ({self.warmup.high})")
         return self
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """The longest prompt that data.filter_overlong_prompts keeps; null keeps all."""
+        asked = self.data.filter_overlong_prompts
+        if asked is True:
+            return self.model.context - self.rollout.max_tokens
+        return asked or None
 
     @property
     def mini_batch(self) -> int:

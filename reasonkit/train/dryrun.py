@@ -8,7 +8,6 @@ train.token_budget; weights are never read.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from reasonkit.data.gold import gold_reply
-from reasonkit.data.load import prepare, read_all
+from reasonkit.data.load import sample
 from reasonkit.dialogue import Dialogue
-from reasonkit.recipe import DataConfig, Recipe, SourceConfig
+from reasonkit.recipe import DataConfig, Recipe
 from reasonkit.records import Record, Status
 from reasonkit.rewards import RewardSum
 from reasonkit.train.model import load_config, load_tokenizer, make_architecture, make_tokenizer
@@ -118,13 +117,8 @@ def _shapes(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
 
 
 def _sample_records(data: DataConfig, seed: int) -> dict[str, list[Record]]:
-    """A few records of every source, by the source's name."""
-    sampled: dict[str, list[Record]] = {}
-    for source in data.train:
-        few = SourceConfig(name=source.name, size=min(source.size or SAMPLE, SAMPLE), options=source.options)
-        with tempfile.TemporaryDirectory() as folder:
-            sampled[source.name] = read_all([few], prepare([few], "train", Path(folder), seed))
-    return sampled
+    """A few records of every source, by what the recipe calls it."""
+    return {source.title: sample(source, "train", seed, SAMPLE) for source in data.train}
 
 
 async def _check_all(by_source: dict[str, list[Record]]) -> list[SourceCheck]:

@@ -28,8 +28,8 @@ import torch
 from reasonkit import __version__, log
 from reasonkit.advantages import ADVANTAGES
 from reasonkit.config import dump_recipe, load_recipe
-from reasonkit.data.load import prepare, read_all, sha256
-from reasonkit.data.mixture import ListFeed
+from reasonkit.data.length_filter import too_long
+from reasonkit.data.load import identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
 from reasonkit.engines import ENGINES
 from reasonkit.envs import ENVS
@@ -164,52 +164,51 @@ async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
 async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> AsyncIterator[Run]:
     """The run's parts, opened; closed again however the run ends."""
     observer.phase("building data")
-    train_files = prepare(recipe.data.train, "train", folder.data, recipe.seed)
-    held_files = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
-    folder.update_info(datasets={str(file): sha256(file) for file in (*train_files, *held_files)})
-    records = read_all(recipe.data.train, train_files)
-    held_out = read_all(recipe.data.held_out, held_files)
-
+    train_sources = prepare(recipe.data.train, "train", folder.data, recipe.seed)
+    held_out_sources = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
     path = _model_path(recipe, folder, observer)
-    make_engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path
-    engine = make_engine(
-        path, dtype=recipe.model.dtype, max_slots=recipe.rollout.slots, context=recipe.model.context
-    )
-    journal = Journal(folder, recipe.log, recipe.train.steps, observer)
-    try:
-        async with Grader() as grader:
-            grader.check([*records, *held_out])
-            dialogue = Dialogue(load_tokenizer(path))
-            rollouts = Rollouts(
-                engine,
-                dialogue,
-                resolve("environment", recipe.rollout.env, ENVS),
-                grader.verify,
-                RewardSum(recipe.reward),
-                recipe.rollout,
-                context=recipe.model.context,
-                seed=recipe.seed,
-            )
-            if recipe.warmup is not None and not folder.warm.exists():
-                observer.phase("warming up on imperfect demonstrations")
-                gate = Gate(engine, rollouts, held_out, recipe.validation.samples)
-                await warm_up(recipe, folder, path, gate, records, observer)
-            learner = LocalLearner.from_recipe(recipe, folder.warm if recipe.warmup is not None else path)
-            await engine.load_weights(learner.weights(), version=0)
-            yield Run(
-                recipe=recipe,
-                folder=folder,
-                feed=ListFeed(records, recipe.seed),
-                rollouts=rollouts,
-                advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
-                learner=learner,
-                engine=engine,
-                held_out=held_out,
-                journal=journal,
-            )
-    finally:
-        journal.close()
-        await engine.close()
+    dialogue = Dialogue(load_tokenizer(path))
+    fits = None if recipe.prompt_limit is None else too_long(dialogue, recipe.prompt_limit)
+    async with contextlib.AsyncExitStack() as stack:
+        data = stack.enter_context(open_data(recipe.data, train_sources, held_out_sources, recipe.seed, fits))
+        datasets = identities((*train_sources, *held_out_sources))
+        folder.update_info(datasets=datasets, left_out=data.dropped)
+        make_engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path
+        engine = make_engine(
+            path, dtype=recipe.model.dtype, max_slots=recipe.rollout.slots, context=recipe.model.context
+        )
+        stack.push_async_callback(engine.close)
+        journal = Journal(folder, recipe.log, recipe.train.steps, observer)
+        stack.callback(journal.close)
+        grader = await stack.enter_async_context(Grader())
+        grader.check(data.some_records())
+        rollouts = Rollouts(
+            engine,
+            dialogue,
+            resolve("environment", recipe.rollout.env, ENVS),
+            grader.verify,
+            RewardSum(recipe.reward),
+            recipe.rollout,
+            context=recipe.model.context,
+            seed=recipe.seed,
+        )
+        if recipe.warmup is not None and not folder.warm.exists():
+            observer.phase("warming up on imperfect demonstrations")
+            gate = Gate(engine, rollouts, data.held_out, recipe.validation.samples)
+            await warm_up(recipe, folder, path, gate, data.training_records(), observer)
+        learner = LocalLearner.from_recipe(recipe, folder.warm if recipe.warmup is not None else path)
+        await engine.load_weights(learner.weights(), version=0)
+        yield Run(
+            recipe=recipe,
+            folder=folder,
+            feed=data.feed,
+            rollouts=rollouts,
+            advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
+            learner=learner,
+            engine=engine,
+            held_out=data.held_out,
+            journal=journal,
+        )
 
 
 def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:

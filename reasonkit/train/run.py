@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from reasonkit.advantages import Advantage
-from reasonkit.data.mixture import Feed
+from reasonkit.data.mixture import Feed, MixedFeed
 from reasonkit.engines import Engine
 from reasonkit.errors import Stopped
 from reasonkit.evaluate.validation import Validation, validate
@@ -56,7 +56,10 @@ class Run:
 
     async def sample(self, records: Sequence[Record], step: int) -> list[Group]:
         draw = Draw("train", step, self.recipe.rollout.n)
-        return await self._interruptible(self.rollouts.groups(records, draw))
+        groups = await self._interruptible(self.rollouts.groups(records, draw))
+        if isinstance(self.feed, MixedFeed):
+            self.feed.observe(_pass_rate(groups))  # a curriculum may move on with it
+        return groups
 
     def pack(self, groups: Sequence[Group], advantages: list[list[float]]) -> list[Batch]:
         """The optimizer updates of one rollout batch: whole groups a mini-batch, as many passes as asked."""
@@ -121,3 +124,10 @@ class Run:
             raise
         finally:
             self._sampling = None
+
+
+def _pass_rate(groups: Sequence[Group]) -> float:
+    """The mean score of the rollouts that have a verdict; 0 where none has."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts if rollout.ok]
+    scores = [rollout.verdict.score for rollout in rollouts if rollout.verdict is not None]
+    return sum(scores) / len(scores) if scores else 0.0
