@@ -100,7 +100,7 @@ def names(kind: Kind) -> list[str]:
         case Kind.RUNS:
             return [run.path.name for run in find_runs(RUNS)]
         case Kind.DATA:
-            return [*table_of(kind), ANY_GYM_TASK]
+            return [*table_of(kind), ANY_GYM_TASK, *published()]
         case _:
             return list(table_of(kind))
 
@@ -108,6 +108,13 @@ def names(kind: Kind) -> list[str]:
 def table_of(kind: Kind) -> Mapping[str, str]:
     table: Mapping[str, str] = load(TABLES[kind])
     return table
+
+
+def published() -> Mapping[str, str]:
+    """The published sets that are records, by name, with what each is. Its parts are NAME:DOMAIN."""
+    from reasonkit.data.published import PUBLISHED
+
+    return {name: each.about for name, each in PUBLISHED.items() if not each.raw}
 
 
 def find_parts(name: str) -> list[Part]:
@@ -118,7 +125,9 @@ def find_parts(name: str) -> list[Part]:
     else:
         kinds = list(TABLES)
     found = [
-        kind for kind in kinds if name in table_of(kind) or (kind is Kind.DATA and name.startswith("rg:"))
+        kind
+        for kind in kinds
+        if name in table_of(kind) or (kind is Kind.DATA and (name.startswith("rg:") or name in published()))
     ]
     if not found:
         known = {each for kind in Kind for each in names(kind)}
@@ -134,7 +143,12 @@ def _tabled(kind: Kind, name: str) -> Part:
 
 def _source(name: str) -> Part:
     from reasonkit.data.build import source_named
+    from reasonkit.data.published import PUBLISHED
 
+    if name in published():
+        parts = sorted({part.domain for part in PUBLISHED[name].parts if part.domain})
+        about = published()[name] + (f"\n\nParts, as {name}:PART: {', '.join(parts)}." if parts else "")
+        return Part(name, Kind.DATA, f"hf:{PUBLISHED[name].repo}", about, [])
     source = source_named(name)
     options = [
         Option(
@@ -217,6 +231,8 @@ def _sources() -> Iterator[Entry]:
     for name in table_of(Kind.DATA):
         yield Entry(name, source_named(name).about)
     yield Entry(ANY_GYM_TASK, "Every task of reasoning-gym, for example rg:leg_counting.")
+    for name, about in published().items():
+        yield Entry(name, about)
 
 
 LISTINGS: dict[Kind, Callable[[], Iterator[Entry]]] = {
