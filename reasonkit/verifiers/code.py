@@ -15,17 +15,20 @@ there."""
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.records import Record, Verdict
 from reasonkit.sandbox import CallJob, CallResult, Limits, ProgramJob, ProgramResult, RunStatus, Sandbox
-from reasonkit.verifiers.code_asserts import ENTRY, Cases
+from reasonkit.verifiers.code_asserts import ENTRY, LONGEST_SCRIPT, Cases
 from reasonkit.verifiers.code_compare import same_output, same_output_reasoning360
 from reasonkit.verifiers.code_tests import Calls, Programs, Script, Suite, answer_of, programs, suite_of
 from reasonkit.verifiers.extract import after_thinking, fences
@@ -197,45 +200,66 @@ def shown(value: Any) -> str:
 
 # Scripts that stay whole
 
+_SAME = """
+def _reasonkit_same(left, right, plain=plain, NotPlain=NotPlain):
+    try:
+        wanted = plain(right)
+    except NotPlain:
+        return left == right
+    try:
+        return plain(left) == wanted
+    except NotPlain:
+        return False
+"""
+"""Loaded before the solution, which could change what it imports."""
 _RUNNER = """
 def _reasonkit_tests(script, token):
-    import ast
-    from reasonkit.sandbox.plain import NotPlain, plain
-    def same(left, right):
-        try:
-            wanted = plain(right)
-        except NotPlain:
-            return left == right
-        try:
-            return plain(left) == wanted
-        except NotPlain:
-            return False
-    class Plain(ast.NodeTransformer):
-        def visit_Compare(self, node):
-            self.generic_visit(node)
-            if len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
-                name = ast.Name("_reasonkit_same", ast.Load())
-                return ast.Call(name, [node.left, node.comparators[0]], [])
-            return node
-    tree = ast.fix_missing_locations(Plain().visit(ast.parse(script)))
     names = globals()
-    names["_reasonkit_same"] = same
-    exec(compile(tree, "tests.py", "exec"), names)
+    exec(compile(script, "tests.py", "exec"), names)
     return token
 """
-"""`==` compares stored data, not what objects say of themselves; and the token is handed in with the call, after
-the solution was loaded, so that leaving early in any way is no success. It is in reach of code that looks for it."""
+"""The token is handed in with the call, after the solution was loaded, so that leaving early is no success. It is
+in reach of code that looks for it."""
+
+
+class _ByData(ast.NodeTransformer):
+    """`==` asks what values hold, not what objects say of themselves."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self.generic_visit(node)
+        match node:
+            case ast.Compare(left, [ast.Eq()], [right]):
+                return ast.Call(ast.Name("_reasonkit_same", ast.Load()), [left, right], [])
+            case _:
+                return node
+
+
+@cache
+def _plain_source() -> str:
+    """The module itself: pytest may run on another machine, which knows nothing of this package."""
+    return (resources.files("reasonkit.sandbox") / "plain.py").read_text(encoding="utf-8")
+
+
+def _by_data(script: str) -> str:
+    try:
+        return ast.unparse(ast.fix_missing_locations(_ByData().visit(ast.parse(script))))
+    except (SyntaxError, RecursionError):
+        return script
 
 
 async def _script(script: Script, prefix: str, code: str, sandbox: Sandbox) -> Outcome:
+    text = script.text if len(script.text) > LONGEST_SCRIPT else _by_data(script.text)
     if script.pytest:
-        job = ProgramJob(
-            "pytest", script.text, files={"solution.py": f"{prefix}\n{code}".encode()}, limits=_limits()
-        )
-        return _of_pytest(await sandbox.run(job))
+        files = {
+            "solution.py": f"{prefix}\n{code}".encode(),
+            "_reasonkit.py": (_plain_source() + _SAME).encode(),
+        }
+        files |= {"conftest.py": b""}  # taken, so that one which the solution writes is not looked for
+        text = f"from _reasonkit import _reasonkit_same\n{text}"
+        return _of_pytest(await sandbox.run(ProgramJob("pytest", text, files=files, limits=_limits())))
     token = secrets.token_hex(16)
-    source = f"{prefix}\n{code}\n{_RUNNER}"
-    inputs = ([script.text, token],)
+    source = f"from reasonkit.sandbox.plain import NotPlain, plain\n{_SAME}{prefix}\n{code}\n{_RUNNER}"
+    inputs = ([text, token],)
     (answer,) = await sandbox.call(CallJob(source, "_reasonkit_tests", inputs, _limits(), SUITE_CPU))
     if answer.status is not RunStatus.OK:
         return _stopped(answer)
