@@ -111,14 +111,16 @@ def prepare(sources: Sequence[SourceConfig], split: Split, folder: Path, seed: i
     """Find, generate or pin every source. What was found once is noted in `folder`, and not looked for again."""
     prepared = []
     for place, source in enumerate(sources):
-        note = folder / f"{split}-{place}.json"
-        if note.exists():
+        made, note = (folder / f"{split}-{place}{suffix}" for suffix in (".parquet", ".json"))
+        if made.exists():
+            prepared.append(Prepared(source, (made,)))
+        elif note.exists():
             prepared.append(_noted(source, note))
-            continue
-        found = _find(source, _local_files(source, split), split, note.with_suffix(".parquet"), seed)
-        if not _is_generated(source.name):
-            write_json(note, found.as_json())
-        prepared.append(found)
+        else:
+            found = _find(source, _local_files(source, split), split, made, seed)
+            if found.files != (made,):  # a run's own files move with its folder
+                write_json(note, found.as_json())
+            prepared.append(found)
     return prepared
 
 
@@ -229,8 +231,7 @@ def _generated(source: SourceConfig, split: Split, made: Path, seed: int) -> Pat
             f"data source '{source.name}' is generated, so the recipe must say how many records: size is null",
             "write size: 1000 beside its name",
         )
-    if not made.exists():
-        write_records(build(source.name, split, source.size, seed, source.options), made)
+    write_records(build(source.name, split, source.size, seed, source.options), made)
     return made
 
 
@@ -315,8 +316,6 @@ def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prep
             f"held-out source '{source.name}' would be streamed, which has no end: size is null",
             f"write size: 500 beside its name, or fetch it: reasonkit data pull {base if base != 'hf' else name}",
         )
-    if made.exists():
-        return Prepared(source, (made,))
     with Hub() as hub:
         targets = _targets(source, split, hub)
         if base in PUBLISHED and all(target.path.is_file() for target in targets):
