@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -21,12 +22,12 @@ WHOLE = "for given, wanted in {21: 42, 1000: 2000}.items():\n    assert double(g
 SUITES: dict[str, Mapping[str, Any]] = {
     "calls": {"fn_name": "double", "inputs": [[21], [1000]], "outputs": [42, 2000]},
     "assertions": {"functional": ASSERTS},
-    "check": {"functional": f"def check(double):\n    {ASSERTS.replace(chr(10), chr(10) + '    ')}\ncheck(double)"},
+    "check": {"functional": "def check(double):\n" + indent(ASSERTS, "    ") + "\ncheck(double)"},
     "pytest": {"pytest": "from solution import double\ndef test_it():\n    got = double(21)\n    assert got == 42"
                          "\n    assert double(1000) == 2000"},
     "stdio": {"inputs": ["21\n", "1000\n"], "outputs": ["42", "2000"]},
     "whole script": {"functional": WHOLE},
-    "whole pytest": {"pytest": f"from solution import double\ndef test_it():\n    {WHOLE.replace(chr(10), chr(10) + '    ')}"},
+    "whole pytest": {"pytest": "from solution import double\n" + "def test_it():\n" + indent(WHOLE, "    ")},
 }  # fmt: skip
 TAMPERABLE = ("whole script", "whole pytest")
 GOLD = "def double(n):\n    return 2 * n"
@@ -142,7 +143,7 @@ def double(n):
 import glob, re, linecache
 def double(n):
     texts = []
-    for name in [__name__ + ".py", "solution.py", "tests.py", *glob.glob("/**/*.py", recursive=False), *glob.glob("*")]:
+    for name in [__name__ + ".py", "solution.py", "tests.py", *glob.glob("*")]:
         try: texts.append(open(name).read())
         except OSError: pass
         texts.append("".join(linecache.getlines(name)))
@@ -153,7 +154,8 @@ def double(n):
     "43 conftest": """
 try:
     open("conftest.py", "w").write(
-        "import pytest\\n@pytest.hookimpl(tryfirst=True)\\ndef pytest_runtest_makereport(item, call): call.excinfo = None"
+        "import pytest\\n@pytest.hookimpl(tryfirst=True)\\n"
+        "def pytest_runtest_makereport(item, call): call.excinfo = None"
     )
 except OSError: pass
 print("PASSED\\n2 passed in 0.01s")
@@ -171,15 +173,18 @@ def double(n): return open("result").read()""",
     "infinity": "def double(n): return float('inf')",
     "everything at once": "def double(n): return [2 * n]",
     "generator": "def double(n): yield 2 * n",
-    "lying class": "class L:\n    __class__ = int\n    def __int__(self): return 42\n    __index__ = __int__\ndef double(n): return L()",
-    "metaclass": "class M(type):\n    def __eq__(c, o): return True\n    __hash__ = type.__hash__\nclass C(metaclass=M): pass\n"
-                 "def double(n): return C",
+    "lying class": "class L:\n    __class__ = int\n    def __int__(self): return 42\n    __index__ = __int__\n"
+                   "def double(n): return L()",
+    "metaclass": "class M(type):\n    def __eq__(c, o): return True\n    __hash__ = type.__hash__\n"
+                 "class C(metaclass=M): pass\ndef double(n): return C",
     "patched json": "import json\njson.dumps = lambda *a, **k: '42'\ndef double(n): return -1",
-    "patched plain": "import sys\nsys.modules['reasonkit.sandbox.plain'].plain = lambda *a: 42\ndef double(n): return object()",
+    "patched plain": "import sys\nsys.modules['reasonkit.sandbox.plain'].plain = lambda *a: 42\n"
+                     "def double(n): return object()",
     "patched builtins": "import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.all = lambda *a: True\n"
                         "def double(n): return None",
-    "forged answer": "import os, json, struct\nt = json.dumps({'index': 0, 'status': 'ok', 'value': 42, 'stdout': '42',"
-                     " 'error': '', 'cpu': 0.0}).encode()\ntry: os.write(3, struct.pack('!II', len(t), 0) + t)\n"
+    "forged answer": "import os, json, struct\nt = json.dumps({'index': 0, 'status': 'ok',"
+                     " 'value': 42, 'stdout': '42', 'error': '', 'cpu': 0.0}).encode()\n"
+                     "try: os.write(3, struct.pack('!II', len(t), 0) + t)\n"
                      "except OSError: pass\nos._exit(0)",
     "killed runner": "import os, signal\ndef double(n): os.kill(os.getppid(), signal.SIGKILL)",
     "recursion": "def double(n): return double(n)",
@@ -297,9 +302,12 @@ MIRROR = """class Solution:
 @pytest.mark.parametrize(
     ("asserted", "right", "wrong"),
     [
-        ("candidate(head = list_node([1,2,3])), list_node([3,2,1])", REVERSE, REVERSE.replace("done, head,", "None, head,")),
-        ("candidate(head = list_node([])), list_node([])", REVERSE, REVERSE.replace("return done", "return ListNode(1)")),
-        ("candidate(root = tree_node([1,2,3,None,4])), tree_node([1,3,2,None,None,4])", MIRROR, "class Solution:\n    def go(self, root): return root"),
+        ("candidate(head = list_node([1,2,3])), list_node([3,2,1])", REVERSE,
+         REVERSE.replace("done, head,", "None, head,")),
+        ("candidate(head = list_node([])), list_node([])", REVERSE,
+         REVERSE.replace("return done", "return ListNode(1)")),
+        ("candidate(root = tree_node([1,2,3,None,4])), tree_node([1,3,2,None,None,4])", MIRROR,
+         "class Solution:\n    def go(self, root): return root"),
     ],
 )  # fmt: skip
 def test_lists_and_trees_of_leetcode(sandbox: LocalSandbox, asserted: str, right: str, wrong: str) -> None:
@@ -331,8 +339,8 @@ def test_rl_verifiers_tests_each_earn_their_share(sandbox: LocalSandbox) -> None
 ADDERS = {
     "python": "print(sum(map(int, input().split())))",
     "cpp": "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }",
-    "java": "import java.util.*; class Main { public static void main(String[] a) { Scanner s = new Scanner(System.in);"
-    " System.out.println(s.nextInt() + s.nextInt()); } }",
+    "java": "import java.util.*; class Main { public static void main(String[] a) {"
+    " Scanner s = new Scanner(System.in); System.out.println(s.nextInt() + s.nextInt()); } }",
     "javascript": "const [a, b] = require('fs').readFileSync(0, 'utf8').split(' ').map(Number); console.log(a + b)",
     "go": 'package main\nimport "fmt"\nfunc main() { var a, b int; fmt.Scan(&a, &b); fmt.Println(a + b) }',
     "rust": "use std::io::*;\nfn main() { let mut s = String::new(); stdin().read_to_string(&mut s).unwrap();"
@@ -463,7 +471,8 @@ def test_a_predicted_input_is_run(
 CRUX = "def f(text, times=1):\n    return (text * times, len(text))"
 INPUT = record({"functional": CRUX}, "cruxeval", "simulation__cruxeval-i", output="('abab', 2)")
 PROMPTED = Record(
-    "u", "simulation__cruxeval-i", ({"role": "user", "content": f"{CRUX}\nassert f(??) == ('abab', 2)\n[/PYTHON]"},),
+    "u", "simulation__cruxeval-i",
+    ({"role": "user", "content": f"{CRUX}\nassert f(??) == ('abab', 2)\n[/PYTHON]"},),
     {"functional": CRUX}, None, {"reference": "('abab', 2)"},
 )  # fmt: skip
 

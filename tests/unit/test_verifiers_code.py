@@ -133,7 +133,7 @@ def checks(script: str, prefix: str = "") -> list[Any]:
         ("def check(candidate):\n    assert candidate(1) == (1, 2), 'why'\n\ncheck(f)", [[1, 2]]),
         ("def check(candidate):\n    assert candidate(x=[1]) == inf\n\ncheck(Solution().g)", [{"$float": "inf"}]),
         ("METADATA = {'a': 1}\ndef check(c):\n    assert True, 'ok'\n    assert c(1) is None\ncheck(f)", [None]),
-        ("from solution import f\ndef test_a():\n    got = f(2)\n    assert got == 4\n\ndef test_b():\n    assert f(3)",
+        ("from solution import f\ndef test_a():\n    x = f(2)\n    assert x == 4\ndef test_b():\n    assert f(3)",
          [4, True]),
         ("import math\nassert math.isclose(f(2), 1.5, rel_tol=0.001)", [1.5]),
         ("assert abs(f(2) - 1.5) < 1e-6 and not f(3)", [1.5, False]),
