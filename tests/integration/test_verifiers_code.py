@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
 import pytest
 
+from reasonkit.data.build import build
+from reasonkit.data.sources import Split
 from reasonkit.records import Record, Status, Verdict
 from reasonkit.sandbox import languages, toolchains
 from reasonkit.sandbox.local import LocalSandbox
@@ -334,6 +338,42 @@ def test_rl_verifiers_tests_each_earn_their_share(sandbox: LocalSandbox) -> None
     assert judge(sandbox, given, fenced("print(2 * int(input()))")).score == 1.0
     half = judge(sandbox, given, fenced("n = int(input())\nprint(2 * n if n < 2 else 0)"))
     assert (half.status, half.score, half.details["passed"]) == (Status.WRONG, 0.5, 2)
+
+
+SUM = "print(sum(map(int, input().split())))"
+RAW: dict[str, tuple[dict[str, Any], str]] = {
+    "leetcode": (
+        {"query": "Add.", "prompt": "import math", "entry_point": "Solution().add", "meta": {"difficulty": "Easy",
+         "question_title": "Add"}, "test": "def check(candidate):\n    assert candidate(1, 2) == 3",
+         "completion": "class Solution:\n    def add(self, a, b): return math.floor(a + b)"},
+        "completion",
+    ),
+    "taco": (
+        {"question": "Read two whole numbers and print their sum. " * 5, "source": "codeforces", "starter_code": "",
+         "solutions": [SUM], "input_output": json.dumps({"inputs": ["1 2\n"], "outputs": ["3\r\n"]})},
+        "solutions",
+    ),
+    "primeintellect": (
+        {"problem": "Add.", "solutions": ["```python\nadd = lambda a, b: a + b\n```"],
+         "tests": json.dumps([{"type": "function_call", "fn_name": "add", "input": [1, 2], "output": [3]}])},
+        "solutions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", RAW)
+def test_sources_keep_problems_whose_own_solution_passes(source: str, tmp_path: Path) -> None:
+    row, solution = RAW[source]
+    wrong = "print(0)" if source != "leetcode" else "class Solution:\n    def add(self, a, b): return 0"
+    broken = {**row, solution: wrong if source == "leetcode" else [wrong]}
+    text = "query" if source == "leetcode" else "question" if source == "taco" else "problem"
+    rows = [row, {**broken, text: "Another. " + row[text]}]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    (tmp_path / "test.jsonl").write_text(json.dumps({**row, text: "A third. " + row[text]}))
+    splits: tuple[Split, ...] = ("train", "test")
+    kept = [each for split in splits for each in build(source, split, 9, 0, {"raw": str(tmp_path)})]
+    assert kept
+    assert not any(each.prompt[0]["content"].find("Another.") >= 0 for each in kept)
 
 
 ADDERS = {
