@@ -57,7 +57,8 @@ class SourceConfig(Settings):
     weight: NonNegative = 1.0
     """Share of the mixture, relative to the other sources of `data.train`."""
     options: dict[str, Any] = {}
-    """What a generator itself understands, such as difficulty (`reasonkit show SOURCE`)."""
+    """What a generator itself understands, such as difficulty (`reasonkit show SOURCE`); of an `hf:` set,
+    `files`: a list of patterns."""
     map: dict[str, str] | None = None
     """Columns of rows in no known format: `{question: COLUMN, answer: COLUMN}`, and maybe `system` and `uid`."""
     verifier: str | None = None
@@ -75,11 +76,6 @@ class SourceConfig(Settings):
             raise ValueError(
                 f"{self.name}: verifier ({self.verifier}) belongs to map, which is null; "
                 "rows in a known format name their own"
-            )
-        if self.map is not None and self.options:
-            raise ValueError(
-                f"{self.name}: map ({self.map}) is for rows that are read, options ({self.options}) "
-                "for a generator"
             )
         if self.filter is not None and ":" not in self.filter:
             raise ValueError(f"{self.name}: filter '{self.filter}' is not of the form module:function")

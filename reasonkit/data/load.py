@@ -10,6 +10,7 @@ One source stays a plain feed; several become a mixture, by their weights or by 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import hashlib
 import itertools
@@ -193,10 +194,11 @@ def _find(source: SourceConfig, local: tuple[Path, ...], split: Split, made: Pat
     """Where `source` is; what has to be generated or drawn for this run becomes the file `made`."""
     if not local and _is_generated(source.name):
         return Prepared(source, (_generated(source, split, made, seed),))
-    if source.options:
+    known = {"files"} if source.name.startswith("hf:") else set[str]()
+    if source.options.keys() - known:
         raise UsageError(
-            f"data source '{source.name}' is read, not generated, so it takes no options ({source.options})",
-            "remove options, or choose records with filter: module:function",
+            f"data source '{source.name}' is read, not generated, so it does not take options {source.options}",
+            "choose records with filter: module:function, and files of a Hub set with options: {files: [PATTERN]}",
         )
     return Prepared(source, local) if local else _from_hub(source, split, made, seed)
 
@@ -284,13 +286,19 @@ def _pulled_from_hub(source: SourceConfig, name: str, revision: str | None, spli
     manifest = json.loads((dataset_folder(name) / MANIFEST).read_text(encoding="utf-8"))
     columns, _, verifier = manifest["files"][found[0].stem]["signature"]["read"].partition(" ")
     mapping = dict(pair.partition("=")[::2] for pair in columns.split(",")) if "=" in columns else None
+    wanted = _patterns(source)
+    sources = manifest["files"][found[0].stem]["signature"]["sources"]
+    same_files = not wanted or all(
+        any(fnmatch.fnmatchcase(path, pattern) for pattern in wanted) for path in sources
+    )
     as_asked = source.map is None or (source.map, source.verifier or "") == (mapping, verifier)
-    if as_asked and manifest["revision"].startswith(revision or ""):
+    if as_asked and same_files and manifest["revision"].startswith(revision or ""):
         return found
     log.warning(
-        "%s was pulled at %s and read as '%s', which is not what the recipe says: not used",
+        "%s was pulled at %s from %s and read as '%s', which is not what the recipe says: not used",
         name,
         manifest["revision"],
+        ", ".join(sources),
         " ".join(filter(None, (columns, verifier))),
     )
     return ()
@@ -333,7 +341,9 @@ def _targets(source: SourceConfig, split: Split, hub: Hub) -> list[Target]:
     name, revision = _split_revision(source.name)
     base, _, part = (name, "", "") if name.startswith("hf:") else name.partition(":")
     domains = {each.domain for each in PUBLISHED[base].parts} if base in PUBLISHED else set()
-    asked = Request(base, domains=(part,) if part in domains and part else (), revision=revision)
+    asked = Request(
+        base, domains=(part,) if part in domains and part else (), revision=revision, files=_patterns(source)
+    )
     known = plan(asked, hub).targets
     named = [target for target in known if not part or part in domains or target.name == name]
     for stored in _STORED_SPLITS[split]:
@@ -347,6 +357,17 @@ def _targets(source: SourceConfig, split: Split, hub: Hub) -> list[Target]:
         f"'{source.name}' has no {split} split; it has {', '.join(sorted({target.split for target in named}))}",
         "split it first: reasonkit data pull, then reasonkit data split",
     )
+
+
+def _patterns(source: SourceConfig) -> tuple[str, ...]:
+    """Which files of a Hub set the recipe asks for; none asks for all."""
+    patterns = source.options.get("files", [])
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(
+            f"options.files of '{source.name}' is {patterns!r}, not a list of patterns",
+            "for example options: {files: [main/*.parquet]}",
+        )
+    return tuple(patterns)
 
 
 def _split_revision(name: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from reasonkit.data.files import write_records
 from reasonkit.data.load import identities, open_data, prepare
 from reasonkit.data.mixture import MixedFeed
 from reasonkit.errors import UsageError
@@ -81,6 +82,28 @@ def test_a_hub_set_is_streamed_from_the_files_of_its_train_split(server: HubServ
     records = drawn(DataConfig(train=[source()]), tmp_path / "run", 100)
     assert answers(records) == list(range(1, 101)), "every row once, none of the test split"
     assert {(record.source, record.verifier) for record in records} == {(SUMS, "exact")}
+
+
+def test_only_the_files_that_options_name_are_streamed(server: HubServer, tmp_path: Path) -> None:
+    data = DataConfig(train=[source(options={"files": ["data/train-1*"]})])
+    assert answers(drawn(data, tmp_path / "run", 40)) == list(range(61, 101))
+
+
+@pytest.mark.parametrize(
+    ("pulled_as", "revision"), [("question=q2,answer=a exact", ""), ("question=q,answer=a exact", "@main")]
+)
+def test_a_set_that_was_pulled_otherwise_is_not_used(
+    server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, pulled_as: str, revision: str
+) -> None:
+    folder = tmp_path / "home/hf" / SUMS
+    write_records([], folder / "train.parquet")
+    signature = {"read": pulled_as, "sources": {"data/train-1.parquet": "x"}}
+    commit = server.datasets[SUMS].refs["main"]
+    manifest = {"revision": commit, "files": {"train": {"signature": signature}}}
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    data = DataConfig(train=[source(f"hf:{SUMS}{revision}")])
+    assert answers(drawn(data, tmp_path / "run", 100)) == list(range(1, 101))
+    assert f"read as '{pulled_as}', which is not what the recipe says: not used" in caplog.text
 
 
 def test_a_run_stays_at_the_commit_that_it_opened(server: HubServer, tmp_path: Path) -> None:

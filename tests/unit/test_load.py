@@ -162,7 +162,10 @@ def test_a_published_set_that_was_pulled_whole_is_read_from_all_its_parts(tmp_pa
 
 def pulled(home: Path, read: str) -> None:
     write_records(numbers("pulled", 4), home / "hf/org/sums/train.parquet")
-    manifest = {"revision": "abcdef", "files": {"train": {"signature": {"read": read}}}}
+    manifest = {
+        "revision": "abcdef",
+        "files": {"train": {"signature": {"read": read, "sources": {"main/train.parquet": "x"}}}},
+    }
     (home / "hf/org/sums/dataset.json").write_text(json.dumps(manifest))
 
 
@@ -171,6 +174,7 @@ def pulled(home: Path, read: str) -> None:
     [
         {"name": "hf:org/sums"},
         {"name": "hf:org/sums@abc"},
+        {"name": "hf:org/sums", "options": {"files": ["main/*"]}},
         {"name": "hf:org/sums", "map": {"answer": "a", "question": "q"}, "verifier": "numeric"},
     ],
 )
@@ -206,7 +210,7 @@ def test_a_sample_makes_no_more_than_it_shows(tmp_path: Path, home: Path) -> Non
         ({"name": "knihgts"}, "unknown data source 'knihgts'"),
         ({"name": "knights", "size": 3, "map": {"question": "q", "answer": "a"}}, "no columns to name"),
         ({"name": "nowhere.parquet"}, "does not exist"),
-        ({"name": "hf:org/sums", "options": {"people": 3}}, "takes no options"),
+        ({"name": "hf:org/sums", "options": {"people": 3}}, "does not take options"),
         ({"name": "codeio-pyedu"}, "raw material"),
         ({"name": "guru:math", "map": {"question": "q", "answer": "a"}}, "rows of 'guru' are known"),
         ({"name": "arithmetic_chain", "size": 3, "filter": "no_such_module:keep"}, "cannot be imported"),
@@ -242,10 +246,6 @@ A, B = {"name": "a.parquet"}, {"name": "b.parquet"}
         ({"held_out": [A | {"weight": 2}]}, "held_out source a.parquet has weight 2"),
         ({"train": [A | {"verifier": "math"}]}, r"verifier \(math\) belongs to map"),
         ({"train": [A | {"filter": "even"}]}, "'even' is not of the form module:function"),
-        (
-            {"train": [A | {"map": {"question": "q"}, "options": {"people": 3}}]},
-            "map .* is for rows that are read, options",
-        ),
         ({"train": [A], "stages": [{"weights": {"a.parqet": 1}}]}, "did you mean 'a.parquet'"),
         ({"train": [A, B], "stages": [{"weights": {"a.parquet": 1}}]}, "no stage gives source 'b.parquet'"),
         (
