@@ -84,6 +84,20 @@ def test_a_hub_set_is_streamed_from_the_files_of_its_train_split(server: HubServ
     assert {(record.source, record.verifier) for record in records} == {(SUMS, "exact")}
 
 
+def test_what_data_pull_fetched_is_read_without_the_hub(server: HubServer, tmp_path: Path) -> None:
+    columns = ("--map", "question=q,answer=a", "--verifier", "exact")
+    pulled = reasonkit(tmp_path, "data", "pull", SUMS, *columns)
+    assert pulled.returncode == 0, pulled.stderr
+    asked = sum(server.requests.values())
+    data = DataConfig(train=[source()], held_out=[source()])
+    train = prepare(data.train, "train", tmp_path / "run", 0)
+    held_out = prepare(data.held_out, "test", tmp_path / "run", 0)
+    with open_data(data, train, held_out, 0, None) as opened:
+        assert answers(opened.feed.next(100)) == list(range(1, 101))
+        assert answers(opened.held_out) == list(range(101, 131))
+    assert sum(server.requests.values()) == asked
+
+
 def test_only_the_files_that_options_name_are_streamed(server: HubServer, tmp_path: Path) -> None:
     data = DataConfig(train=[source(options={"files": ["data/train-1*"]})])
     assert answers(drawn(data, tmp_path / "run", 40)) == list(range(61, 101))
