@@ -26,7 +26,10 @@ def gold_answer(record: Record) -> str | None:
 
 
 def gold_reply(record: Record) -> str | None:
-    """The same in the form that the prompt asks for."""
+    """The same in the form that the prompt asks for. Of a program to write, the source's own solution."""
+    if record.metadata.get("ability") == "codegen":
+        solution = record.metadata.get("reference")
+        return None if solution is None else f"```python\n{solution}\n```"
     answer = gold_answer(record)
     if answer is None:
         return None
