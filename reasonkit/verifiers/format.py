@@ -38,7 +38,11 @@ def _missing(part: str, text: str) -> str:
         return "text stands before <think>" if text[:opening].strip() else ""
     reply = after_thinking(text)
     if name == "answer":
-        if text.count("<answer>") != 1 or text.count("</answer>") != 1 or not (last_tagged(reply) or "").strip():
+        if (
+            text.count("<answer>") != 1
+            or text.count("</answer>") != 1
+            or not (last_tagged(reply) or "").strip()
+        ):
             return "there is not exactly one filled <answer>…</answer> after the thinking"
         return "text follows </answer>" if reply.rpartition("</answer>")[2].strip() else ""
     if name == "box":
