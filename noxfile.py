@@ -93,5 +93,5 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as a site, every link and page checked."""
-    session.install("zensical>=0.1,<1")
+    session.install("zensical>=0.0.73,<1")
     session.run("zensical", "build", "--clean", "--strict")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,11 @@ def test_the_schema_has_at_most_80_keys_each_documented() -> None:
     keys = leaves(Recipe)
     assert len(keys) <= 80
     assert [name for name, description in keys if not description] == []
+
+
+def test_the_page_of_keys_is_up_to_date() -> None:
+    script = Path(__file__).parents[2] / "docs" / "recipe_page.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
