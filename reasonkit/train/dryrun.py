@@ -22,7 +22,13 @@ from reasonkit.dialogue import Dialogue
 from reasonkit.recipe import DataConfig, Recipe
 from reasonkit.records import Record, Status
 from reasonkit.rewards import RewardSum
-from reasonkit.train.model import load_config, load_tokenizer, make_architecture, make_tokenizer
+from reasonkit.train.model import (
+    check_context,
+    load_config,
+    load_tokenizer,
+    make_architecture,
+    make_tokenizer,
+)
 from reasonkit.verifiers import Grader
 
 SAMPLE = 8
@@ -113,7 +119,9 @@ def _shapes(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
         tokenizer = make_tokenizer(recipe.model.alphabet)
         return tokenizer, make_architecture(recipe.model, tokenizer)
     path = Path(str(recipe.model.path)).expanduser()
-    return load_tokenizer(path), load_config(path)
+    config = load_config(path)
+    check_context(config, recipe.model.context, path)
+    return load_tokenizer(path), config
 
 
 def _sample_records(data: DataConfig, seed: int) -> dict[str, list[Record]]:

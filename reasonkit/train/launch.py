@@ -43,7 +43,7 @@ from reasonkit.train.checkpoint import load_checkpoint
 from reasonkit.train.journal import Journal, Observer
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.loop import train
-from reasonkit.train.model import load_tokenizer, make_model
+from reasonkit.train.model import check_context, load_config, load_tokenizer, make_model
 from reasonkit.train.run import Run
 from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
@@ -167,6 +167,7 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
     train_sources = prepare(recipe.data.train, "train", folder.data, recipe.seed)
     held_out_sources = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
     path = _model_path(recipe, folder, observer)
+    check_context(load_config(path), recipe.model.context, path)
     dialogue = Dialogue(load_tokenizer(path))
     fits = None if recipe.prompt_limit is None else too_long(dialogue, recipe.prompt_limit)
     async with contextlib.AsyncExitStack() as stack:

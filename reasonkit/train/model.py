@@ -97,6 +97,16 @@ def load_config(path: Path | str) -> PreTrainedConfig:
     return config
 
 
+def check_context(config: PreTrainedConfig, context: int, path: Path | str) -> None:
+    """A run may not build longer sequences than its model knows positions for."""
+    longest: int = config.get_text_config().max_position_embeddings
+    if context > longest:
+        raise ConfigError(
+            f"model.context ({context}) is longer than the model at {path} allows ({longest})",
+            f"--set model.context={longest}",
+        )
+
+
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -14,7 +14,7 @@ from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import LossConfig, ModelConfig, TrainConfig
 from reasonkit.records import Message
 from reasonkit.train.learner import LocalLearner
-from reasonkit.train.model import load_model, load_tokenizer, make_model
+from reasonkit.train.model import check_context, load_config, load_model, load_tokenizer, make_model
 from reasonkit.train.sft import sft_batch
 
 ALPHABET = "0123456789+-="
@@ -139,3 +139,9 @@ def test_imitation_through_the_learners_own_step_learns_a_rule(folder: Path) -> 
     losses = [asyncio.run(learner.step(batch)).metrics["loss"] for _ in range(60)]
     assert losses[0] > 2.0
     assert losses[-1] < 0.1
+
+
+def test_a_context_beyond_the_models_positions_names_both(folder: Path) -> None:
+    check_context(load_config(folder), 64, folder)
+    with pytest.raises(ConfigError, match=r"model.context \(65\) .* allows \(64\)"):
+        check_context(load_config(folder), 65, folder)
