@@ -2,7 +2,7 @@
 
 All frozen: a stage that wants to change one makes a new one. Behaviour lives elsewhere; here are
 only the shapes and the translation of a Record to and from a row of a record file (parquet that
-verl also reads, DESIGN §6). `ground_truth` and `extra_info` are JSON strings, so that files of all
+verl also reads). `ground_truth` and `extra_info` are JSON strings, so that files of all
 sources share one Arrow schema and concatenate. No parquet reading here: this module is stdlib only.
 """
 
