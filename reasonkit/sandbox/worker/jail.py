@@ -155,7 +155,8 @@ def _build_root(visible: Sequence[str]) -> None:
         _touch(f"/new/dev/{name}")
         kernel.mount(f"/old/dev/{name}", f"/new/dev/{name}", None, kernel.MS_BIND)
     for name, target in _LINKS.items():
-        os.symlink(target, f"/new/{name}")
+        if not os.path.lexists(f"/new/{name}"):  # an interpreter below /tmp keeps its read-only place there
+            os.symlink(target, f"/new/{name}")
     os.mkdir(f"/new{BOX}")
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("none", "/new", None, flags)
