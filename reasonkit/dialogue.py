@@ -21,6 +21,11 @@ _PROBE: list[Message] = [Message(role="user", content="A?"), Message(role="assis
 _PROBE_NEXT: list[Message] = [Message(role="user", content="C?")]
 
 
+def cut_mark(tokens: int) -> str:
+    """What stands in a text where its middle was cut."""
+    return f"\n[... {tokens} tokens cut ...]\n"
+
+
 class Dialogue:
     """Renders one model's conversations. `appends` says whether turns can be appended to one sequence."""
 
@@ -58,6 +63,25 @@ class Dialogue:
     def reply_ids(self, text: str) -> list[int]:
         """The ids of a reply that was written, not sampled: a demonstration to imitate."""
         return self._encode(text)
+
+    def reply_text(self, ids: Sequence[int]) -> str:
+        """A sampled reply as text, without its special tokens."""
+        decoded = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        assert isinstance(decoded, str)
+        return decoded
+
+    def shorten(self, text: str, limit: int) -> tuple[str, int]:
+        """The text with its middle cut, where it has more than `limit` tokens, and how many were cut.
+
+        Beginning and end stay: an error's cause is often in the last line. The mark that stands for the rest comes
+        on top of the limit.
+        """
+        ids = self._encode(text)
+        if len(ids) <= limit:
+            return text, 0
+        head, tail = ids[: limit - limit // 2], ids[len(ids) - limit // 2 :]
+        cut = len(ids) - limit
+        return f"{self.reply_text(head)}{cut_mark(cut)}{self.reply_text(tail)}", cut
 
     def text_with_specials(self, ids: Sequence[int]) -> str:
         """The ids as text, special tokens in sight: what a person checks a prompt by."""

@@ -144,6 +144,33 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt cost. History that is sent again with the next request counts again."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cut_tokens: int = 0
+    """Left out of a prompt or an observation that was over its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One reply of an attempt, and what the environment made of it."""
+
+    text: str
+    finish_reason: FinishReason
+    reward: float
+    """The environment's, for this turn."""
+    observation: tuple[Message, ...]
+    """What it answered; empty where the episode ended."""
+    segment: int
+    """The reply's tokens end at `end` of this segment; the reward belongs to the last of them."""
+    end: int
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One attempt at a record: token segments and what they earned, or the attributed failure."""
 
@@ -159,6 +186,8 @@ class Rollout:
     """The reward's weighted parts, each recorded apart; they sum to `reward`."""
     timings: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    usage: Usage = Usage()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -170,7 +199,21 @@ class Rollout:
 
     @property
     def sampled_tokens(self) -> int:
+        """Of all replies; what the API says where there are no ids."""
+        if not self.segments:
+            return self.usage.completion_tokens
         return sum(sum(segment.mask) for segment in self.segments)
+
+    @property
+    def env_reward(self) -> float:
+        """The sum of what the environment gave for its turns."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def oldest_version(self) -> int | None:
+        """Of the weights that sampled any of its tokens."""
+        versions = [span.version for segment in self.segments for span in segment.versions]
+        return min(versions, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 
-from reasonkit.engines import Sampling, WeightSource
+from reasonkit.engines import Sampling, WeightSource, cut_after
 from reasonkit.engines.sampling import Draws, sample
 from reasonkit.engines.slot_cache import Decode, Prefill, SlotCache, attend
 from reasonkit.errors import ReasonkitError
@@ -216,9 +216,9 @@ class Decoder:
         tokens than the longest stop text has bytes can take part; a few more keep the decoder's first-token
         quirks out of the comparison."""
         stop = request.sampling.stop
-        end = int(self._length[row])
+        start, end = len(request.prompt) - request.sampling.drawn, int(self._length[row])
         window = max(len(text.encode()) for text in stop) + 8
-        tail = self._decoded(self._tokens[row, max(len(request.prompt), end - window) : end].tolist())
+        tail = self._decoded(self._tokens[row, max(start, end - window) : end].tolist())
         return any(text in tail for text in stop)
 
     def _completions(self, ended: Sequence[tuple[int, FinishReason]]) -> list[tuple[Request, Completion]]:
@@ -238,7 +238,7 @@ class Decoder:
                 logprobs=tuple(logs[start:end]),
                 finish_reason=reason,
                 versions=_spans(request.versions, end - start),
-                text=_cut_after(self._decoded(reply), request.sampling.stop),
+                text=cut_after(self._decoded(reply), request.sampling.stop),
             )
             completions.append((request, completion))
         return completions
@@ -306,7 +306,7 @@ def _check_fit(held: dict[str, Tensor], given: dict[str, Tensor], version: int) 
 
 def _integers(request: Request) -> list[int]:
     size, sampling = len(request.prompt), request.sampling
-    return [size, size, size + sampling.max_tokens, sampling.seed % 2**63, sampling.top_k]
+    return [size, size - sampling.drawn, size + sampling.max_tokens, sampling.seed % 2**63, sampling.top_k]
 
 
 def _floats(sampling: Sampling) -> list[float]:
@@ -336,9 +336,3 @@ def _prefill_chunks(sizes: dict[int, int], budget: int) -> list[list[int]]:
         chunks[-1].append(row)
         room -= 1
     return chunks
-
-
-def _cut_after(text: str, stops: Sequence[str]) -> str:
-    """The text up to and including the stop text that ends first."""
-    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-    return text[: min(ends)] if ends else text

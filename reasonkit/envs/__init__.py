@@ -6,11 +6,12 @@ it renders what an Env returns, appends sampled ids unchanged, and masks everyth
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reasonkit.engines import Reply
-from reasonkit.records import Message, Record
+from reasonkit.records import Message, Record, Verdict
 
 ENVS: dict[str, str] = {
     "single_turn": "reasonkit.envs.single_turn:SingleTurn",
@@ -30,11 +31,25 @@ class Step:
     info: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
     """`messages` replace the context: a new segment starts."""
+    answer: str | None = None
+    """What the verifier is shown, where that is not the reply as it stands."""
+    verdict: Verdict | None = None
+    """The game's own judgement. Where the last step of an episode has one, no verifier is asked."""
 
 
 class Env(Protocol):
-    async def reset(self, record: Record, seed: int) -> list[Message]: ...
+    """Subclass it: what an environment does not need has a default."""
 
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply, beside those of the recipe: what would follow them is not sampled."""
+
+    @abstractmethod
+    async def reset(self, record: Record, seed: int) -> list[Message]:
+        """The conversation's first turns. `seed` decides whatever the game draws."""
+
+    @abstractmethod
     async def step(self, reply: Reply) -> Step: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give back what the episode held. Called once, whatever happened before."""
+        return

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from reasonkit.engines import Reply
-from reasonkit.envs import Step
+from reasonkit.envs import Env, Step
 from reasonkit.records import Message, Record
 
 
-class SingleTurn:
+class SingleTurn(Env):
     async def reset(self, record: Record, seed: int) -> list[Message]:
         return list(record.prompt)
 
     async def step(self, reply: Reply) -> Step:
         return Step(done=True)
-
-    async def close(self) -> None:
-        pass

@@ -66,7 +66,7 @@ class ScriptedEngine:
         pass
 
 
-class Echo:
+class Echo(Env):
     """Says 'more' until it has been told something `turns` times."""
 
     def __init__(self, turns: int = 2, fresh: bool = False) -> None:
