@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = small_llama()
     prompts = torch.randint(VOCABULARY, (options.requests, PROMPT))
-    engines = {slots: TransformersEngine(small_llama(), eos_ids=[], max_slots=slots) for slots in (256, 64)}
+    engines = {slots: TransformersEngine(small_llama(), eos_ids=[], slots=slots) for slots in (256, 64)}
     contenders: dict[str, Callable[[Sequence[int]], float]] = {
         "generate, batch 256": lambda lengths: generate_rate(model, prompts, lengths, 256),
         "generate, batch 64": lambda lengths: generate_rate(model, prompts, lengths, 64),

@@ -166,7 +166,7 @@ async def _reasonkit_steps(folder: Path, case: str, skip: bool) -> dict[str, Any
         return Verdict.correct(None) if score else Verdict.wrong(None, "")
 
     tokenizer = load_tokenizer(folder)
-    engine = TransformersEngine.from_path(folder, max_slots=PROMPTS * GROUP)
+    engine = TransformersEngine.from_path(folder, slots=PROMPTS * GROUP)
     rollouts = Rollouts(
         engine,
         Dialogue(tokenizer),
@@ -180,7 +180,8 @@ async def _reasonkit_steps(folder: Path, case: str, skip: bool) -> dict[str, Any
     learner = LocalLearner(
         load_model(folder),
         loss=LossConfig(),
-        train=TrainConfig(lr=1e-6, skip_zero_advantage=skip),
+        train=TrainConfig(lr=1e-6),
+        skip_zero_advantage=skip,
         total_updates=STEPS,
         max_tokens=CASES[case],
     )

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reasonkit.errors import ConfigError, nearest
-from reasonkit.recipe import Recipe
+from reasonkit.recipe import Part, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 ENVIRONMENT_PREFIX = "REASONKIT__"
@@ -36,7 +36,7 @@ class Tree:
 
     def merge(self, over: Tree) -> None:
         """Lay `over` on top of this tree."""
-        _merge(self.values, over.values)
+        _merge(self.values, over.values, ())
         self.origins.update(over.origins)
 
     def origin(self, path: KeyPath) -> str:
@@ -174,7 +174,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _single(path: KeyPath, text: str, origin: str) -> Tree:
     """A tree of one value given as text: read as YAML, but kept as text where the schema wants text."""
     value: Any = text
-    if not _wants_text(path):
+    if _annotation_at(path) is not str:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -185,14 +185,15 @@ def _single(path: KeyPath, text: str, origin: str) -> Tree:
     return Tree(nested, {path: origin})
 
 
-def _wants_text(path: KeyPath) -> bool:
+def _annotation_at(path: KeyPath) -> Any:
+    """The type of the key at `path`; None where the schema has no such key."""
     fields = Recipe.model_fields
     for part in path[:-1]:
         inner = _model_in(fields[part].annotation) if part in fields else None
         if inner is None:
-            return False
+            return None
         fields = inner.model_fields
-    return path[-1] in fields and fields[path[-1]].annotation is str
+    return fields[path[-1]].annotation if path[-1] in fields else None
 
 
 def _parse(path: Path) -> Tree:
@@ -229,12 +230,15 @@ def _construct(
     return values
 
 
-def _merge(under: dict[str, Any], over: Mapping[str, Any]) -> None:
+def _merge(under: dict[str, Any], over: Mapping[str, Any], above: KeyPath) -> None:
     for key, value in over.items():
-        if isinstance(value, dict) and isinstance(under.get(key), dict):
-            _merge(under[key], value)
-        else:
+        path, below = (*above, key), under.get(key)
+        if not (isinstance(value, dict) and isinstance(below, dict)):
             under[key] = value
+        elif below.keys() != value.keys() and _annotation_at(path) is Part:
+            under[key] = value  # another part: the options of the first are none of its own
+        else:
+            _merge(below, value, path)
 
 
 def _leaves(values: Mapping[str, Any], above: KeyPath, tree: Tree) -> Iterator[tuple[str, Any, str]]:

@@ -90,7 +90,7 @@ def model_card(run: RunDir, step: int, name: str) -> str:
 def _metadata(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     yield "library_name", "transformers"
     yield "pipeline_tag", "text-generation"
-    yield "tags", ["reasonkit", "reinforcement-learning", "rlvr", recipe.algorithm.rpartition(":")[2]]
+    yield "tags", ["reasonkit", "reinforcement-learning", "rlvr", recipe.algorithm.name.rpartition(":")[2]]
     path = recipe.model.path
     if path and HUB_ID.fullmatch(path) and not Path(path).exists():
         yield "base_model", path

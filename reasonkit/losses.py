@@ -58,7 +58,8 @@ class LossOutputs:
     sums: Mapping[str, Tensor]
 
 
-PolicyLoss = Callable[[LossInputs, LossConfig], TokenLoss]
+PolicyLoss = Callable[[LossInputs], TokenLoss]
+"""Its keyword-only arguments are what a recipe may set: `loss: {policy: {clipped: {high: 0.28}}}`."""
 
 LOSSES: dict[str, str] = {
     "clipped": "reasonkit.losses:clipped",
@@ -69,34 +70,39 @@ SILENT_AT_ZERO = frozenset({"clipped", "nll"})
 """Policy losses that give a token of advantage 0 no gradient, whatever its ratio."""
 
 
-def clipped(inputs: LossInputs, config: LossConfig) -> TokenLoss:
-    """PPO's pessimistic choice between the plain and the clipped ratio, bounded for negative advantages."""
+def clipped(
+    inputs: LossInputs, *, low: float = 0.2, high: float = 0.2, dual: float | None = None
+) -> TokenLoss:
+    """PPO's pessimistic choice between the plain ratio and the one clipped to [1 − low, 1 + high].
+
+    With `dual`, the loss of a negative advantage is at most that many times −A.
+    """
     advantages = inputs.advantages
     ratio = log_ratio(inputs).exp()
-    low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
-    values = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(low, high))
-    if config.dual_clip is not None:
-        bounded = torch.minimum(values, -advantages * config.dual_clip)
+    lowest, highest = 1.0 - low, 1.0 + high
+    values = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(lowest, highest))
+    if dual is not None:
+        bounded = torch.minimum(values, -advantages * dual)
         values = torch.where(advantages < 0, bounded, values)
     return TokenLoss(
         values,
         {
             "ratio": ratio.detach(),
-            "clip_low": (advantages < 0) & (ratio.detach() < low),
-            "clip_high": (advantages > 0) & (ratio.detach() > high),
+            "clip_low": (advantages < 0) & (ratio.detach() < lowest),
+            "clip_high": (advantages > 0) & (ratio.detach() > highest),
             "kl_old": divergence(inputs.logprobs, inputs.old_logprobs, "k3"),
         },
     )
 
 
-def nll(inputs: LossInputs, config: LossConfig) -> TokenLoss:  # noqa: ARG001  every policy loss is called alike
+def nll(inputs: LossInputs) -> TokenLoss:
     """Imitation: the advantage is the weight of a demonstration, and nobody sampled it."""
     return TokenLoss(-inputs.advantages * inputs.logprobs)
 
 
 def compute_loss(inputs: LossInputs, config: LossConfig, policy: PolicyLoss) -> LossOutputs:
     """The policy loss with its KL penalty and entropy bonus, weighted and summed over tokens."""
-    token_loss = policy(inputs, config)
+    token_loss = policy(inputs)
     values = token_loss.values
     measured = dict(token_loss.measured)
     if inputs.entropy is not None:
@@ -155,4 +161,4 @@ def token_weights(
 
 def ignores_zero_advantage(config: LossConfig) -> bool:
     """Whether a sample of advantage 0 cannot change the gradient, so that its forward pass may be spared."""
-    return config.policy in SILENT_AT_ZERO and not config.entropy and not config.kl
+    return config.policy.name in SILENT_AT_ZERO and not config.entropy and not config.kl

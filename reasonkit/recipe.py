@@ -2,19 +2,50 @@
 
 At most 80 keys, checked by a test; an unknown key is an error. Conflicts between keys are found here,
 at load, with both offending values. config.py fills this in; nothing else reads YAML.
+
+What has several implementations is a part: `name`, or `{name: {option: value}}`. The options of a part are not keys
+of the recipe: they are the keyword arguments of what the name stands for, which documents them (`reasonkit show
+NAME`) and rejects unknown ones.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from reasonkit.errors import nearest
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several implementations, by name, with its own options."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _read_part(value: Any) -> Any:
+    match value:
+        case str() | Part():
+            return Part(value) if isinstance(value, str) else value
+        case dict() if len(value) == 1:
+            name, options = next(iter(value.items()))
+            if isinstance(name, str) and (options is None or isinstance(options, dict)):
+                return Part(name, options or {})
+    raise ValueError(f"expected NAME or {{NAME: {{option: value}}}}, but found {value!r}")
+
+
+def _write_part(part: Part) -> Any:
+    return {part.name: part.options} if part.options else part.name
+
+
+NamedPart = Annotated[Part, BeforeValidator(_read_part), PlainSerializer(_write_part)]
 
 
 class Settings(BaseModel):
@@ -28,9 +59,9 @@ class ModelConfig(Settings):
     """A Hugging Face model folder, a run (`RUN`, `RUN@step`) or a Hub id; null when `init` makes one."""
     init: dict[str, Any] | None = None
     """Make a new model with random weights from these `transformers` configuration fields (`model_type` names
-    the architecture)."""
-    alphabet: str = ""
-    """With `init`: the characters of the new model's tokenizer, one token each."""
+    the architecture); its field `alphabet` holds the characters of the new tokenizer, one token each."""
+    lora: dict[str, Any] | None = None
+    """Train adapters beside frozen weights: the fields of peft's LoraConfig, such as `{r: 32, lora_alpha: 64}`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass. The optimizer always keeps float32 masters."""
     context: Positive = 4096
@@ -40,8 +71,8 @@ class ModelConfig(Settings):
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.init is None):
             raise ValueError(f"exactly one of path ({self.path}) and init ({self.init}) must be given")
-        if self.init is not None and not self.alphabet:
-            raise ValueError("init makes a new tokenizer too, but alphabet is empty")
+        if self.init is not None and not self.init.get("alphabet"):
+            raise ValueError("init makes a new tokenizer too, but its field alphabet is missing or empty")
         return self
 
 
@@ -54,8 +85,6 @@ class SourceConfig(Settings):
     size: Positive | None = None
     """How many records to take, before `filter`; null takes all. A generator makes them for this run; of a Hub set
     that was not pulled, they are drawn by the run's seed and kept."""
-    weight: NonNegative = 1.0
-    """Share of the mixture, relative to the other sources of `data.train`."""
     options: dict[str, Any] = {}
     """What a generator itself understands, such as difficulty (`reasonkit show SOURCE`); of an `hf:` set,
     `files`: a list of patterns."""
@@ -82,19 +111,22 @@ class SourceConfig(Settings):
         return self
 
 
+class TrainSourceConfig(SourceConfig):
+    weight: NonNegative = 1.0
+    """Share of the mixture, relative to the other sources of `data.train`."""
+
+
 class StageConfig(Settings):
     weights: dict[str, NonNegative]
     """Share of each source, by its label or name; sources that are not named rest."""
     records: Positive | None = None
     """The stage ends after this many records, …"""
     pass_rate: Fraction | None = None
-    """… or once the mean score of the last `over` rollout batches has reached this. The last stage never ends."""
-    over: Positive = 10
-    """Rollout batches that `pass_rate` is averaged over."""
+    """… or once the mean score of the last 10 rollout batches has reached this. The last stage never ends."""
 
 
 class DataConfig(Settings):
-    train: list[SourceConfig] = []
+    train: list[TrainSourceConfig] = []
     """Sources to train on; several are mixed record by record."""
     held_out: list[SourceConfig] = []
     """Sources to validate on. Procedural sources give problems that share no prompt with training."""
@@ -111,12 +143,6 @@ class DataConfig(Settings):
             for title in titles:
                 if titles.count(title) > 1:
                     raise ValueError(f"{section} has '{title}' twice; give each its own label")
-        weighted = [source for source in self.held_out if source.weight != 1.0]
-        if weighted:
-            raise ValueError(
-                f"held_out source {weighted[0].title} has weight {weighted[0].weight:g}, but all of its "
-                "records are validated on; size says how many"
-            )
         if self.stages:
             self._check_stages()
         elif self.train and not any(source.weight for source in self.train):
@@ -158,27 +184,19 @@ class WarmupConfig(Settings):
     """`module:function` that writes the reply to imitate: `(record, seed) -> str`."""
     copying: str
     """`module:function` that says whether a reply copied its problem rightly: `(record, reply) -> bool`."""
-    batch: Positive = 64
-    """Demonstrations an update."""
     lr: NonNegative = 4e-3
     """Peak learning rate; falls to a tenth along a cosine over two thirds of `max_steps`."""
     max_steps: Positive = 2000
-    """Give up, with an error, when the gate has not opened by then."""
-    check_every: Positive = 50
-    """Updates between two looks at the gate."""
-    low: Fraction = 0.25
-    """The gate opens when sampled and greedy accuracy on held-out problems have both reached this …"""
-    high: Fraction = 0.5
-    """… while both are still below this …"""
-    min_copied: Fraction = 0.9
-    """… and at least this fraction of replies copies its problem rightly."""
+    """Give up, with an error, when the gate (accuracy in [0.25, 0.5), problems copied rightly) has not opened by
+    then."""
 
 
 class RolloutConfig(Settings):
-    engine: str = "transformers"
-    """`transformers` (CPU or one GPU), or a user's `module:Class`."""
-    env: str = "single_turn"
-    """The environment that turns replies into observations (`reasonkit list envs`)."""
+    engine: NamedPart = Part("transformers")
+    """What samples (`reasonkit list engines`): `transformers` on a CPU or one GPU, `vllm`, or a user's
+    `module:Class`."""
+    env: NamedPart = Part("single_turn")
+    """The environment that turns replies into observations (`reasonkit list envs`), or a user's `module:Class`."""
     n: Positive = 8
     """Rollouts a record: the size of a group."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -187,10 +205,16 @@ class RolloutConfig(Settings):
     """Nucleus sampling. Below 1, training log-probs no longer match the sampler; a warning says so."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep the k likeliest tokens; 0 keeps all. The same warning applies."""
+    min_p: Fraction = 0.0
+    """Leave out tokens less likely than this fraction of the likeliest. The same warning applies."""
+    stop: list[str] = []
+    """Texts that end a reply (and stay in it), beside the model's own end of turn."""
     max_tokens: Positive = 1024
-    """Longest reply."""
-    slots: Positive = 256
-    """Sequences that the transformers engine decodes at once."""
+    """Longest reply; of an environment with several turns, each."""
+    max_observation: Positive | None = None
+    """Tokens that an environment may say at once; what is longer is cut, marked and counted."""
+    max_staleness: Annotated[int, Field(ge=0)] = 0
+    """Weight updates that a sample may lag behind the weights it trains; 0 samples and trains in turn."""
     deadline: Annotated[float, Field(gt=0.0)] = 600.0
     """Seconds that one rollout may take, generation and verification together."""
     max_failed: Fraction = 0.1
@@ -205,23 +229,20 @@ class RewardPart(Settings):
 
 
 class LossConfig(Settings):
-    policy: str = "clipped"
-    """How ratios and advantages become token losses: `clipped` (PPO's), `nll` (imitation), or a user's
-    `module:function`."""
+    policy: NamedPart = Part("clipped")
+    """How ratios and advantages become token losses (`reasonkit list losses`), or a user's `module:function`."""
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"] = "token_mean"
     """How token losses become one number; `constant` divides by sequences × rollout.max_tokens (Dr.GRPO)."""
-    clip_low: NonNegative = 0.2
-    """The ratio is clipped below at 1 − clip_low."""
-    clip_high: NonNegative = 0.2
-    """… and above at 1 + clip_high."""
-    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
-    """For negative advantages the loss is at most this many times −A; null switches it off."""
     entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
     kl: NonNegative = 0.0
-    """Weight of the divergence from the starting model, in the loss."""
-    kl_kind: Literal["k1", "k2", "k3"] = "k3"
-    """Its estimator."""
+    """Weight of the divergence from the starting model."""
+    kl_kind: Literal["k1", "k2", "k3", "k3_exact", "reward"] = "k3"
+    """Its estimator in the loss (`k3_exact` has the gradient that k3 lacks), or `reward`: k1, taken from the
+    reward of each token."""
+    correction: NamedPart = Part("token_tis")
+    """Weighs tokens by how far the learner's log-probs are from those of the engine that sampled them (`reasonkit
+    list corrections`); `none` trusts the engine."""
 
 
 class TrainConfig(Settings):
@@ -235,21 +256,26 @@ class TrainConfig(Settings):
     """Optimizer updates a rollout batch, in whole passes over it; null makes one pass."""
     lr: NonNegative = 1e-6
     """AdamW's learning rate."""
-    lr_warmup: Annotated[int, Field(ge=0)] = 0
-    """Optimizer updates over which the rate rises linearly from 0."""
-    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: hold, or fall to a tenth (cosine) or to 0 (linear) by the last update."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """AdamW's decay rates of the first and second moment."""
-    weight_decay: NonNegative = 0.01
-    """AdamW's decoupled weight decay, on matrices only."""
+    lr_schedule: NamedPart = Part("constant")
+    """`constant`, `cosine` (to a tenth) or `linear` (to 0, by the last update), after `warmup` updates over which
+    the rate rises from 0: `{linear: {warmup: 10}}`."""
+    optimizer: NamedPart = Part("adamw")
+    """`adamw`, with `betas` and `weight_decay` (decoupled, on matrices only)."""
     grad_clip: Annotated[float, Field(gt=0.0)] = 1.0
     """The gradient's global norm is clipped to this."""
     token_budget: Positive | None = None
     """Tokens of a micro-batch, which is packed without padding. Changes memory and speed, never the gradient;
     null takes 2048 on a CPU (more than its caches hold is slower) and 16384 on a GPU."""
-    skip_zero_advantage: bool = True
-    """Leave samples whose advantage is 0 out of the forward pass where they cannot change the gradient."""
+    refill: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling: groups whose rewards are all equal are replaced by new ones, in at most this many further
+    rollout batches; 0 keeps them."""
+    save_memory: list[Literal["checkpoint_activations", "offload_optimizer", "offload_parameters"]] = []
+    """Ways to need less GPU memory, each at the price of time."""
+    compile: bool = False
+    """Run the model through `torch.compile`: minutes at the start, faster steps."""
+    stop_on: dict[str, float] = {}
+    """Stop early on collapse: metrics and the bounds that they must not cross for 5 steps, such as
+    `{entropy_below: 0.02, truncated_above: 0.9}`."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 takes the physical cores. Part of what bit-exact resume depends on."""
 
@@ -259,6 +285,8 @@ class ValidationConfig(Settings):
     """Steps between two validations; 0 validates only before and after."""
     samples: Positive = 1
     """Sampled replies a held-out record, at rollout.temperature; one greedy reply comes on top."""
+    tasks: list[str] = []
+    """Evaluation tasks to validate on too (`reasonkit list tasks`); `aime24:8` sets the samples."""
 
 
 class CheckpointConfig(Settings):
@@ -271,6 +299,24 @@ class CheckpointConfig(Settings):
 class LogConfig(Settings):
     rollouts: Annotated[int, Field(ge=0)] = 1
     """Every how many steps the rollouts are written to the run folder; 0 never."""
+    trackers: list[Literal["wandb", "trackio", "tensorboard"]] = []
+    """Where metrics go beside metrics.jsonl."""
+    project: str = "reasonkit"
+    """The trackers' project."""
+    run_name: str = ""
+    """The trackers' name of the run; empty takes the run folder's."""
+
+
+class ClusterConfig(Settings):
+    learners: Annotated[int, Field(ge=0)] = 0
+    """Learner processes, one device each; 0 takes all GPUs of the box (less those of separate engines), or one
+    process on a CPU."""
+    engines: Annotated[int, Field(ge=0)] = 0
+    """Engine processes; 0 takes as many as learners when colocated, else one."""
+    colocate: bool = True
+    """Engines share the learners' GPUs, asleep while these work; false keeps them apart."""
+    parallel: dict[Literal["tensor", "sequence"], Positive] = {}
+    """Learners that share one model's matrices (`tensor`) or one sequence's tokens (`sequence`)."""
 
 
 class Recipe(Settings):
@@ -280,8 +326,9 @@ class Recipe(Settings):
     """One line for `reasonkit list presets`."""
     seed: int = 0
     """Every draw of the run is a hash of this and of what it is for."""
-    algorithm: str = "grpo"
-    """How rewards become advantages: `grpo`, `dr_grpo`, `rloo`, or a user's `module:function`."""
+    algorithm: NamedPart = Part("grpo")
+    """How rewards become advantages (`reasonkit list algorithms`), or a user's `module:function`; `sft` and `dpo`
+    learn from given replies instead."""
     model: ModelConfig
     """The policy."""
     data: DataConfig = DataConfig()
@@ -292,6 +339,9 @@ class Recipe(Settings):
     """How replies are sampled."""
     reward: dict[str, float | RewardPart] = {"correctness": 1.0}
     """Parts of the reward and their weights (`reasonkit list rewards`), or a user's `module:function`."""
+    verifier: NamedPart = Part("strict")
+    """Who judges: `strict`, `reasoning360` (as published scores were made), or `remote`, a reward server
+    (`{remote: {url: …}}`)."""
     loss: LossConfig = LossConfig()
     """The policy loss."""
     train: TrainConfig = TrainConfig()
@@ -302,6 +352,8 @@ class Recipe(Settings):
     """What is kept to resume from."""
     log: LogConfig = LogConfig()
     """Where numbers and samples go."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Processes and devices."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -327,8 +379,6 @@ class Recipe(Settings):
             )
         if not self.reward:
             raise ValueError("reward has no part; correctness: 1.0 rewards the verdict's score")
-        if self.warmup is not None and self.warmup.low >= self.warmup.high:
-            raise ValueError(f"warmup.low ({self.warmup.low}) is not below warmup.high ({self.warmup.high})")
         return self
 
     @property

@@ -6,13 +6,15 @@ a table is used, a user's own `package.module:attribute` is accepted too, from t
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reasonkit.errors import UsageError, nearest
+from reasonkit.errors import ConfigError, UsageError, nearest
 
 
 def load(target: str) -> Any:
@@ -43,3 +45,30 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
     if ":" in name:
         return load(name)
     raise UsageError(f"unknown {kind} '{name}'", nearest(name, table))
+
+
+def with_options(
+    kind: str, name: str, table: Mapping[str, str], options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """What `name` stands for, with its options filled in."""
+    return bind(kind, name, resolve(kind, name, table), options)
+
+
+def bind(
+    kind: str, name: str, function: Callable[..., Any], options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """`function` with its keyword-only arguments filled in; missing and unknown ones are errors."""
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = [option.name for option in wanted]
+    missing = [
+        option.name for option in wanted if option.default is option.empty and option.name not in options
+    ]
+    unknown = [option for option in options if option not in known]
+    if missing or unknown:
+        problem = f"needs {', '.join(missing)}" if missing else f"does not know {', '.join(unknown)}"
+        raise ConfigError(
+            f"{kind} '{name}' {problem}; its options are: {', '.join(known) or 'none'}",
+            f"write {{{name}: {{{', '.join(f'{each}: …' for each in known)}}}}}",
+        )
+    return functools.partial(function, **options) if options else function

@@ -7,15 +7,12 @@ answer: what is right is the verifier's business.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from reasonkit.errors import ConfigError
 from reasonkit.recipe import RewardPart
 from reasonkit.records import Record, Rollout, Status, Verdict
-from reasonkit.registry import resolve
+from reasonkit.registry import with_options
 
 Reward = Callable[[Record, Rollout, Verdict], float]
 
@@ -93,27 +90,10 @@ class RewardSum:
         self._parts: dict[str, tuple[float, Reward]] = {}
         for name, part in parts.items():
             settings = part if isinstance(part, RewardPart) else RewardPart(weight=part)
-            function: Reward = resolve("reward", name, REWARDS)
-            self._parts[name] = (settings.weight, _with_options(name, function, settings))
+            self._parts[name] = (settings.weight, with_options("reward", name, REWARDS, settings.options))
 
     def __call__(self, record: Record, rollout: Rollout, verdict: Verdict) -> dict[str, float]:
         return {name: weight * part(record, rollout, verdict) for name, (weight, part) in self._parts.items()}
-
-
-def _with_options(name: str, function: Reward, settings: RewardPart) -> Reward:
-    parameters = inspect.signature(function).parameters.values()
-    options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    known = [option.name for option in options]
-    required = [option.name for option in options if option.default is option.empty]
-    missing = [option for option in required if option not in settings.options]
-    unknown = [option for option in settings.options if option not in known]
-    if missing or unknown:
-        problem = f"needs {', '.join(missing)}" if missing else f"does not know {', '.join(unknown)}"
-        raise ConfigError(
-            f"reward part '{name}' {problem}; its options are: {', '.join(known) or 'none'}",
-            f"write reward: {{{name}: {{weight: 1.0, options: {{{', '.join(f'{each}: …' for each in known)}}}}}}}",
-        )
-    return functools.partial(function, **settings.options)
 
 
 def _tags_in_order(text: str, think_is_open: bool = False) -> bool:

@@ -17,11 +17,11 @@ model:
 data:
   train: [{name: arithmetic_chain, size: 40}]
   held_out: [{name: arithmetic_chain, size: 6}]
-rollout: {n: 4, max_tokens: 12, slots: 16}
+rollout: {n: 4, max_tokens: 12, engine: {transformers: {slots: 16}}}
 reward: {correctness: 1.0, micro_reward:digits: 1.0}
 train:
-  {steps: 6, prompts: 6, mini_batch: 3, updates_per_rollout: 4, lr: 0.01, lr_warmup: 2, threads: 1,
-   token_budget: 200}
+  {steps: 6, prompts: 6, mini_batch: 3, updates_per_rollout: 4, lr: 0.01, threads: 1,
+   lr_schedule: {constant: {warmup: 2}}, token_budget: 200}
 validation: {every: 3}
 checkpoint: {every: 2, keep: 2}
 """

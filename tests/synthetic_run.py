@@ -18,8 +18,7 @@ RECIPE = """\
 name: synthetic
 description: Sums of three numbers, steps written out
 model:
-  init: {model_type: llama, hidden_size: 64}
-  alphabet: 0123456789+=
+  init: {model_type: llama, hidden_size: 64, alphabet: 0123456789+=}
   context: 64
 rollout: {max_tokens: 32}
 train: {steps: 12, prompts: 4}

@@ -50,6 +50,9 @@ SAMPLES: dict[str, Sample] = {
         '"quoted"',
         "My answer is yes.",
     ),
+    "livebench": _sample(
+        "livebench", "yes, no, yes", "**yes, no, yes**", "**no, no, yes**", task="web_of_lies_v2"
+    ),
     "swe": _sample(
         "swe",
         {"input": _FILE, "ground_truth": _FIXED},

@@ -45,11 +45,15 @@ async def train(model: Path, steps: int, seed: int) -> None:
 
     # The two ends: an engine that samples, a learner that updates. Each has its own copy of the weights.
     settings = RolloutConfig(n=SAMPLES, max_tokens=48)
-    engine = TransformersEngine.from_path(model, max_slots=256, context=CONTEXT)
+    engine = TransformersEngine.from_path(model, slots=256, context=CONTEXT)
     learner = LocalLearner(
         load_model(model),
-        loss=LossConfig(clip_low=0.2, clip_high=0.28),
-        train=TrainConfig(lr=5e-4, lr_warmup=5, betas=(0.9, 0.98), weight_decay=0.0),
+        loss=LossConfig(policy={"clipped": {"low": 0.2, "high": 0.28}}),
+        train=TrainConfig(
+            lr=5e-4,
+            lr_schedule={"constant": {"warmup": 5}},
+            optimizer={"adamw": {"betas": (0.9, 0.98), "weight_decay": 0.0}},
+        ),
         total_updates=steps,
         max_tokens=settings.max_tokens,
     )

@@ -184,7 +184,7 @@ def _mixed(data: DataConfig, feeds: Mapping[str, Feed], seed: int) -> Feed:
     if len(feeds) == 1:
         return next(iter(feeds.values()))
     stages = [
-        Stage(stage.weights, records=stage.records, pass_rate=stage.pass_rate, over=stage.over)
+        Stage(stage.weights, records=stage.records, pass_rate=stage.pass_rate)
         for stage in data.stages
     ]
     return MixedFeed(feeds, stages or [Stage({source.title: source.weight for source in data.train})], seed)

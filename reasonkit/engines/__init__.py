@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from reasonkit.recipe import ModelConfig, Part
 from reasonkit.records import Completion, FinishReason, Message
+from reasonkit.registry import bind, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +39,9 @@ class Sampling:
     """Texts that end the reply (kept in it). The model's own end-of-turn tokens always do."""
     seed: int = 0
     """Decides this request's draws, whatever else is in flight."""
+    drawn: int = 0
+    """The prompt's last `drawn` tokens are the beginning of this very reply, which was interrupted: draws go on
+    where it stopped, and a stop text may have begun in them. `max_tokens` is what is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,12 @@ class Reply:
     finish_reason: FinishReason
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+def cut_after(text: str, stops: Sequence[str]) -> str:
+    """The text up to and including the stop text that ends first."""
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    return text[: min(ends)] if ends else text
 
 
 class WeightSource(Protocol):
@@ -62,6 +74,14 @@ class Engine(Protocol):
     async def load_weights(self, weights: WeightSource, version: int) -> None: ...
 
     async def close(self) -> None: ...
+
+
+def open_engine(path: Path | str, part: Part, model: ModelConfig) -> Engine:
+    """The engine that a recipe names, on the model folder at `path`, with the part's options."""
+    from_path = resolve("engine", part.name, ENGINES).from_path
+    options = {**part.options, "dtype": model.dtype, "context": model.context}
+    engine: Engine = bind("engine", part.name, from_path, options)(path)
+    return engine
 
 
 class Chat(Protocol):

@@ -31,6 +31,10 @@ SETTLE_PASSES = 4
 _Move = Callable[[Sequence[Request], Iterable[Request]], list[tuple[Request, Completion]]]
 
 
+SLOTS = 256
+"""Sequences decoded at once, unless told otherwise."""
+
+
 class TransformersEngine:
     """Implements reasonkit.engines.Engine. The model belongs to the engine from here on."""
 
@@ -40,7 +44,7 @@ class TransformersEngine:
         eos_ids: Iterable[int],
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        max_slots: int,
+        slots: int = SLOTS,
         context: int | None = None,
     ) -> None:
         """`context` limits prompt and reply together, below what the model allows. Without a tokenizer
@@ -48,7 +52,7 @@ class TransformersEngine:
         allowed = _context_of(model)
         self.context = allowed if context is None else min(context, allowed)
         self._tokenizer = tokenizer
-        self._decoder = Decoder(model, eos_ids, tokenizer, max_slots=max_slots, context=self.context)
+        self._decoder = Decoder(model, eos_ids, tokenizer, max_slots=slots, context=self.context)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
         self._serving: asyncio.Task[None] | None = None
         self._pending: dict[Request, asyncio.Future[Completion]] = {}
@@ -63,7 +67,7 @@ class TransformersEngine:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        max_slots: int,
+        slots: int = SLOTS,
         context: int | None = None,
     ) -> Self:
         """The engine of a Hugging Face model folder, with its tokenizer."""
@@ -80,7 +84,7 @@ class TransformersEngine:
             model,
             end_of_turn_ids(model, tokenizer),
             tokenizer,
-            max_slots=max_slots,
+            slots=slots,
             context=context,
         )
 
@@ -152,7 +156,7 @@ class TransformersEngine:
         if error is not None:
             failure = ReasonkitError(
                 f"the engine stopped: {type(error).__name__}: {error}",
-                "out of memory? lower rollout.slots or rollout.max_tokens",
+                "out of memory? lower its slots or rollout.max_tokens",
             )
             failure.__cause__ = error
             self._closed = True

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from reasonkit.data.gold import gold_reply
 from reasonkit.data.load import sample
 from reasonkit.dialogue import Dialogue
+from reasonkit.engines.transformers import SLOTS
 from reasonkit.recipe import DataConfig, Recipe
 from reasonkit.records import Record, Status
 from reasonkit.rewards import RewardSum
@@ -116,7 +117,7 @@ def dry_run(recipe: Recipe) -> DryRun:
 
 def _shapes(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
     if recipe.model.init is not None:
-        tokenizer = make_tokenizer(recipe.model.alphabet)
+        tokenizer = make_tokenizer(str(recipe.model.init["alphabet"]))
         return tokenizer, make_architecture(recipe.model, tokenizer)
     path = Path(str(recipe.model.path)).expanduser()
     config = load_config(path)
@@ -168,7 +169,14 @@ def _memory(recipe: Recipe, config: PreTrainedConfig, parameters: int) -> dict[s
     text = config.get_text_config()
     heads = text.num_key_value_heads or text.num_attention_heads
     head_dim = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads
-    cached = 2 * text.num_hidden_layers * heads * head_dim * recipe.model.context * recipe.rollout.slots
+    cached = (
+        2
+        * text.num_hidden_layers
+        * heads
+        * head_dim
+        * recipe.model.context
+        * recipe.rollout.engine.options.get("slots", SLOTS)
+    )
     sizes = {
         "learner weights": parameters * FLOAT32,
         "gradients": parameters * FLOAT32,

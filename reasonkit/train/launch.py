@@ -31,11 +31,11 @@ from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
 from reasonkit.data.load import identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
-from reasonkit.engines import ENGINES
+from reasonkit.engines import open_engine
 from reasonkit.envs import ENVS
 from reasonkit.errors import Stopped
 from reasonkit.recipe import Recipe
-from reasonkit.registry import resolve
+from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
 from reasonkit.rollouts import Rollouts
 from reasonkit.rundir import RunDir, atomic_folder, write_text
@@ -174,10 +174,7 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
         data = stack.enter_context(open_data(recipe.data, train_sources, held_out_sources, recipe.seed, fits))
         datasets = identities((*train_sources, *held_out_sources))
         folder.update_info(datasets=datasets, left_out=data.dropped)
-        make_engine = resolve("engine", recipe.rollout.engine, ENGINES).from_path
-        engine = make_engine(
-            path, dtype=recipe.model.dtype, max_slots=recipe.rollout.slots, context=recipe.model.context
-        )
+        engine = open_engine(path, recipe.rollout.engine, recipe.model)
         stack.push_async_callback(engine.close)
         journal = Journal(folder, recipe.log, recipe.train.steps, observer)
         stack.callback(journal.close)
@@ -186,7 +183,7 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
         rollouts = Rollouts(
             engine,
             dialogue,
-            resolve("environment", recipe.rollout.env, ENVS),
+            with_options("environment", recipe.rollout.env.name, ENVS, recipe.rollout.env.options),
             grader.verify,
             RewardSum(recipe.reward),
             recipe.rollout,
@@ -204,7 +201,7 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
             folder=folder,
             feed=data.feed,
             rollouts=rollouts,
-            advantage=resolve("algorithm", recipe.algorithm, ADVANTAGES),
+            advantage=with_options("algorithm", recipe.algorithm.name, ADVANTAGES, recipe.algorithm.options),
             learner=learner,
             engine=engine,
             held_out=data.held_out,

@@ -32,9 +32,9 @@ from reasonkit.losses import (
     token_weights,
 )
 from reasonkit.recipe import LossConfig, Recipe, TrainConfig
-from reasonkit.registry import resolve
+from reasonkit.registry import with_options
 from reasonkit.train.model import load_model, load_tokenizer, save_model
-from reasonkit.train.optimizer import apply_update, learning_rate, make_optimizer
+from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
 from reasonkit.train.packing import Batch, MicroBatch, Sample, micro_batches
 from reasonkit.train.policy import Policy
 from reasonkit.train.weights import ModelWeights
@@ -80,12 +80,18 @@ class LocalLearner:
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        skip_zero_advantage: bool = True,
     ) -> None:
         """`total_updates` is where the learning rate's schedule ends, `max_tokens` what `constant` aggregation
-        divides by, `dtype` that of the forward pass. The tokenizer is only kept to be saved along."""
+        divides by, `dtype` that of the forward pass. The tokenizer is only kept to be saved along. Samples whose
+        advantage is 0 are left out of the forward pass where they cannot change the gradient, but for measuring."""
         self.model = model
         self._loss_config = loss
-        self._policy_loss: PolicyLoss = resolve("policy loss", loss.policy, LOSSES)
+        self._skip_zero_advantage = skip_zero_advantage
+        self._policy_loss: PolicyLoss = with_options(
+            "policy loss", loss.policy.name, LOSSES, loss.policy.options
+        )
+        self._schedule = make_schedule(train)
         self._config = train
         self._total_updates = total_updates
         self._max_tokens = max_tokens
@@ -148,7 +154,7 @@ class LocalLearner:
     def accumulate(self, batch: Batch) -> dict[str, float]:
         """Add the gradient of the batch's loss to the parameters' own; returns what was measured on the way."""
         samples = batch.samples
-        if self._config.skip_zero_advantage and ignores_zero_advantage(self._loss_config):
+        if self._skip_zero_advantage and ignores_zero_advantage(self._loss_config):
             samples = tuple(sample for sample in samples if sample.advantage != 0.0)
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(loss))
@@ -168,7 +174,7 @@ class LocalLearner:
 
     def _step(self, batch: Batch) -> StepStats:
         measured = self.accumulate(batch)
-        rate = learning_rate(self._config, self._updates, self._total_updates)
+        rate = self._config.lr * self._schedule(self._updates, self._total_updates)
         norm = apply_update(self.model, self._optimizer, rate=rate, grad_clip=self._config.grad_clip)
         self._updates += 1
         return StepStats({**measured, "grad_norm": norm.item(), "lr": rate})

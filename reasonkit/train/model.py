@@ -44,7 +44,7 @@ ROLES = "system user assistant tool\n"
 
 def make_model(config: ModelConfig, folder: Path, seed: int) -> None:
     """A new model with random weights, and its tokenizer, as a plain Hugging Face folder."""
-    tokenizer = make_tokenizer(config.alphabet)
+    tokenizer = make_tokenizer(str((config.init or {})["alphabet"]))
     architecture = make_architecture(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -118,7 +118,9 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
 
 def make_architecture(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """The recipe's fields, with what follows from the tokenizer and the context."""
-    fields: dict[str, Any] = dict(config.init or {})
+    fields: dict[str, Any] = {
+        name: value for name, value in (config.init or {}).items() if name != "alphabet"
+    }
     kind = fields.pop("model_type", None)
     try:
         known = AutoConfig.for_model(kind).to_dict()

@@ -1,4 +1,4 @@
-"""AdamW as a recipe describes it: which parameters decay, and how the learning rate moves.
+"""The optimizer as a recipe describes it: which parameters decay, and how the learning rate moves.
 
 Left out: schedules with state. The rate is a function of the number of updates made, so nothing else needs
 saving. Gradients are zeroed, not dropped, after an update: an update without any sample to learn from still
@@ -8,44 +8,87 @@ moves the moments, exactly as it would had its zero gradients been computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import TrainConfig
+from reasonkit.registry import with_options
+
+OPTIMIZERS: dict[str, str] = {"adamw": "reasonkit.train.optimizer:adamw"}
+SCHEDULES: dict[str, str] = {
+    "constant": "reasonkit.train.optimizer:constant",
+    "cosine": "reasonkit.train.optimizer:cosine",
+    "linear": "reasonkit.train.optimizer:linear",
+}
+Schedule = Callable[[int, int], float]
+"""The factor of the learning rate at update number `update`, counted from 0, of `total`."""
 
 COSINE_FLOOR = 0.1
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> AdamW:
+def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+    make = with_options("optimizer", config.optimizer.name, OPTIMIZERS, config.optimizer.options)
+    optimizer: Optimizer = make(parameters, config.lr)
+    return optimizer
+
+
+def adamw(
+    parameters: Sequence[Tensor],
+    lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> Optimizer:
+    """AdamW, whose weight decay is decoupled and falls on matrices only."""
     groups = [
-        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": weight_decay},
         {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)
+    return AdamW(
+        [group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]), fused=True
+    )
 
 
-def learning_rate(config: TrainConfig, update: int, total: int) -> float:
-    """The rate of update number `update`, counted from 0, of `total`."""
-    if update < config.lr_warmup:
-        return config.lr * (update + 1) / config.lr_warmup
-    progress = (update - config.lr_warmup) / max(total - 1 - config.lr_warmup, 1)
-    match config.lr_schedule:
-        case "constant":
-            return config.lr
-        case "linear":
-            return config.lr * max(1.0 - progress, 0.0)
-        case "cosine":
-            fraction = (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2
-            return config.lr * (COSINE_FLOOR + (1.0 - COSINE_FLOOR) * fraction)
+def make_schedule(config: TrainConfig) -> Schedule:
+    schedule: Schedule = with_options(
+        "schedule", config.lr_schedule.name, SCHEDULES, config.lr_schedule.options
+    )
+    return schedule
 
 
-def apply_update(model: torch.nn.Module, optimizer: AdamW, *, rate: float, grad_clip: float) -> Tensor:
+def constant(update: int, total: int, *, warmup: int = 0) -> float:
+    """Rises over `warmup` updates, then holds."""
+    del total
+    return min((update + 1) / warmup, 1.0) if warmup else 1.0
+
+
+def linear(update: int, total: int, *, warmup: int = 0) -> float:
+    """Rises over `warmup` updates, then falls to 0 by the last update."""
+    if update < warmup:
+        return (update + 1) / warmup
+    return max(1.0 - _progress(update, total, warmup), 0.0)
+
+
+def cosine(update: int, total: int, *, warmup: int = 0) -> float:
+    """Rises over `warmup` updates, then falls to a tenth along a cosine."""
+    if update < warmup:
+        return (update + 1) / warmup
+    fraction = (1.0 + math.cos(math.pi * min(_progress(update, total, warmup), 1.0))) / 2
+    return COSINE_FLOOR + (1.0 - COSINE_FLOOR) * fraction
+
+
+def _progress(update: int, total: int, warmup: int) -> float:
+    return (update - warmup) / max(total - 1 - warmup, 1)
+
+
+def apply_update(model: torch.nn.Module, optimizer: Optimizer, *, rate: float, grad_clip: float) -> Tensor:
     """One update from the gradients that have gathered; returns their global norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not norm.isfinite():

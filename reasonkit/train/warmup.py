@@ -1,7 +1,7 @@
 """Warm-up: imitate imperfect demonstrations until a measured gate opens, and no further.
 
 RL needs a model that is sometimes right. The gate is measured on held-out problems, never a number of updates:
-sampled and greedy accuracy have both reached `low` and are both still below `high`, so that whatever comes after is
+sampled and greedy accuracy have both reached LOW and are both still below HIGH, so that whatever comes after is
 RL's doing, and replies copy their problem rightly. A gate that does not open is an error.
 """
 
@@ -16,7 +16,7 @@ from reasonkit.dialogue import Dialogue
 from reasonkit.engines import Engine
 from reasonkit.errors import ReasonkitError
 from reasonkit.evaluate.validation import accuracy
-from reasonkit.recipe import LossConfig, Recipe, TrainConfig, WarmupConfig
+from reasonkit.recipe import LossConfig, Part, Recipe, TrainConfig, WarmupConfig
 from reasonkit.records import Group, Record
 from reasonkit.registry import load
 from reasonkit.rollouts import Draw, Rollouts
@@ -31,7 +31,16 @@ from reasonkit.train.sft import sft_batch
 Demonstrator = Callable[[Record, int], str]
 Copied = Callable[[Record, str], bool]
 
-LR_WARMUP = 20
+LOW, HIGH = 0.25, 0.5
+"""The gate opens when sampled and greedy accuracy on held-out problems have both reached LOW, while below HIGH …"""
+MIN_COPIED = 0.98
+"""… and at least this fraction of replies copies its problem rightly."""
+CHECK_EVERY = 50
+"""Updates between two looks at the gate."""
+BATCH = 64
+"""Demonstrations an update."""
+SCHEDULE = Part("cosine", {"warmup": 20})
+OPTIMIZER = Part("adamw", {"betas": (0.9, 0.98), "weight_decay": 0.0})
 DECAY_SHARE = 2 / 3
 """Of max_steps: the learning rate has fallen well before the warm-up gives up, because copying settles late."""
 
@@ -68,28 +77,27 @@ async def warm_up(
     numbers: dict[str, float] = {}
     for update in range(1, settings.max_steps + 1):
         stats = await learner.step(_demonstrations(recipe, settings, dialogue, feed, update))
-        if update % settings.check_every:
+        if update % CHECK_EVERY:
             continue
         numbers = await gate.look(learner, copied)
         observer.warmup(update, settings.max_steps, {"loss": stats.metrics["loss"], **numbers})
-        if is_open(settings, numbers):
+        if is_open(numbers):
             with atomic_folder(folder.warm) as temporary:
                 await learner.save(temporary)
             return
     raise ReasonkitError(
         f"the warm-up's gate did not open within warmup.max_steps ({settings.max_steps}): it wants "
-        f"sampled and greedy accuracy in [{settings.low}, {settings.high}) and "
-        f"copied ≥ {settings.min_copied}; the last look found "
+        f"sampled and greedy accuracy in [{LOW}, {HIGH}) and copied ≥ {MIN_COPIED}; the last look found "
         + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()),
         "try another --set seed=…, a lower warmup.lr, or more warmup.max_steps",
     )
 
 
-def is_open(settings: WarmupConfig, numbers: dict[str, float]) -> bool:
+def is_open(numbers: dict[str, float]) -> bool:
     return (
-        settings.low <= numbers["sampled"] < settings.high
-        and settings.low <= numbers["greedy"] < settings.high
-        and numbers["copied"] >= settings.min_copied
+        LOW <= numbers["sampled"] < HIGH
+        and LOW <= numbers["greedy"] < HIGH
+        and numbers["copied"] >= MIN_COPIED
     )
 
 
@@ -97,13 +105,11 @@ def _imitator(recipe: Recipe, settings: WarmupConfig, start: Path) -> LocalLearn
     """A learner with imitation's loss and learning rate."""
     return LocalLearner(
         load_model(start),
-        loss=LossConfig(policy="nll"),
+        loss=LossConfig(policy=Part("nll")),
         train=TrainConfig(
             lr=settings.lr,
-            lr_warmup=LR_WARMUP,
-            lr_schedule="cosine",
-            betas=recipe.train.betas,
-            weight_decay=0.0,
+            lr_schedule=SCHEDULE,
+            optimizer=OPTIMIZER,
             grad_clip=recipe.train.grad_clip,
             token_budget=recipe.train.token_budget,
         ),
@@ -119,7 +125,7 @@ def _demonstrations(
     demonstrate: Demonstrator = load(settings.demonstrator)
     pairs = [
         (record.prompt, demonstrate(record, derive_seed(recipe.seed, "demonstration", update, place)))
-        for place, record in enumerate(feed.next(settings.batch))
+        for place, record in enumerate(feed.next(BATCH))
     ]
     return sft_batch(pairs, dialogue, recipe.model.context)
 

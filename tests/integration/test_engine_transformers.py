@@ -38,9 +38,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def engine_of(
-    model: PreTrainedModel, *, max_slots: int = 5, eos: Sequence[int] = (END,)
+    model: PreTrainedModel, *, slots: int = 5, eos: Sequence[int] = (END,)
 ) -> TransformersEngine:
-    return TransformersEngine(model, eos, TOKENIZER, max_slots=max_slots)
+    return TransformersEngine(model, eos, TOKENIZER, slots=slots)
 
 
 def complete(
@@ -111,16 +111,16 @@ def test_replies_longer_than_the_first_allocation_are_right() -> None:
 
 def test_a_seed_gives_the_same_tokens_whatever_else_is_in_flight() -> None:
     samplings = [Sampling(max_tokens=25, seed=1000 + place) for place in range(len(PROMPTS))]
-    together = complete(engine_of(tiny_model("llama"), max_slots=8), PROMPTS, samplings)
+    together = complete(engine_of(tiny_model("llama"), slots=8), PROMPTS, samplings)
     alone = [
-        complete(engine_of(tiny_model("llama"), max_slots=1), [prompt], [sampling])[0]
+        complete(engine_of(tiny_model("llama"), slots=1), [prompt], [sampling])[0]
         for prompt, sampling in zip(PROMPTS, samplings, strict=True)
     ]
     assert [completion.token_ids for completion in together] == [completion.token_ids for completion in alone]
 
 
 def test_samples_of_one_prompt_follow_the_models_distribution() -> None:
-    engine, model = engine_of(tiny_model("llama"), max_slots=256), tiny_model("llama")
+    engine, model = engine_of(tiny_model("llama"), slots=256), tiny_model("llama")
     count = 4_000
     samplings = [Sampling(max_tokens=1, temperature=1.5, seed=seed) for seed in range(count)]
     tokens = [done.token_ids[0] for done in complete(engine, [PROMPTS[0]] * count, samplings)]
@@ -143,7 +143,7 @@ def test_a_groups_prompt_is_computed_once() -> None:
             prefilled.append(inputs["input_ids"].numel())
 
     model.register_forward_hook(count, with_kwargs=True)
-    engine = engine_of(model, max_slots=16)
+    engine = engine_of(model, slots=16)
     samplings = [Sampling(max_tokens=12, seed=seed) for seed in range(16)]
     completions = complete(engine, [PROMPTS[2]] * 8 + [PROMPTS[5]] * 8, samplings)
     assert sum(prefilled) == 2 * (max(len(PROMPTS[2]), len(PROMPTS[5])) - 1)
@@ -161,7 +161,7 @@ def test_the_same_order_gives_the_same_bits_whatever_the_clock_does() -> None:
         model = tiny_model("llama")
         if delays is not None:
             model.register_forward_pre_hook(lambda *_: time.sleep(delays.random() * 0.004))
-        engine = engine_of(model, max_slots=4)
+        engine = engine_of(model, slots=4)
 
         async def client(place: int) -> list[Completion]:
             ids, said = list(PROMPTS[place]), []
@@ -185,7 +185,7 @@ def test_the_same_order_gives_the_same_bits_whatever_the_clock_does() -> None:
 
 
 def crowd() -> list[Completion]:
-    engine = engine_of(tiny_model("qwen2"), max_slots=6)
+    engine = engine_of(tiny_model("qwen2"), slots=6)
     samplings = [Sampling(max_tokens=5 + 3 * place, seed=place, top_p=0.9) for place, _ in enumerate(PROMPTS)]
     return complete(engine, PROMPTS, samplings)
 
@@ -290,7 +290,7 @@ def test_a_stop_text_in_the_prompt_does_not_count() -> None:
 
 
 def test_a_cancelled_request_frees_its_slot() -> None:
-    engine = engine_of(tiny_model("llama"), max_slots=1, eos=())
+    engine = engine_of(tiny_model("llama"), slots=1, eos=())
 
     async def cancel_the_first() -> Completion:
         endless = asyncio.create_task(engine.generate(PROMPTS[0], Sampling(max_tokens=200)))
@@ -308,7 +308,7 @@ def test_a_cancelled_request_frees_its_slot() -> None:
 
 
 def test_abort_returns_what_was_sampled_so_far() -> None:
-    engine = engine_of(tiny_model("llama"), max_slots=2, eos=())
+    engine = engine_of(tiny_model("llama"), slots=2, eos=())
 
     async def abort_after_the_shortest() -> list[Completion]:
         requests = [
@@ -330,7 +330,7 @@ def test_abort_returns_what_was_sampled_so_far() -> None:
 
 
 def test_close_fails_what_is_in_flight_and_what_comes_after() -> None:
-    engine = engine_of(tiny_model("llama"), max_slots=1)
+    engine = engine_of(tiny_model("llama"), slots=1)
 
     async def close_early() -> list[BaseException | Completion]:
         requests = [
@@ -367,7 +367,7 @@ def test_a_failing_forward_fails_every_request() -> None:
 
 
 def test_requests_that_cannot_be_served_are_refused() -> None:
-    engine = TransformersEngine(tiny_model("llama", context=64), [END], max_slots=2)
+    engine = TransformersEngine(tiny_model("llama", context=64), [END], slots=2)
     with pytest.raises(
         UsageError, match="prompt of 5 tokens and max_tokens 60 exceed the context of 64"
     ) as refused:
@@ -390,7 +390,7 @@ def test_one_engine_serves_several_event_loops_one_after_the_other() -> None:
 
 
 def test_a_saved_model_is_loaded_with_its_tokenizer_and_its_end_tokens(tmp_path: Path) -> None:
-    engine = TransformersEngine.from_path(save_tiny_model(tmp_path / "model", "qwen3"), max_slots=4)
+    engine = TransformersEngine.from_path(save_tiny_model(tmp_path / "model", "qwen3"), slots=4)
     completions = complete(engine, PROMPTS, [Sampling(max_tokens=30, temperature=0)] * len(PROMPTS))
     model = tiny_model("qwen3")
     for prompt, completion in zip(PROMPTS, completions, strict=True):
@@ -402,7 +402,7 @@ def test_a_saved_model_is_loaded_with_its_tokenizer_and_its_end_tokens(tmp_path:
 
 def test_bfloat16_decodes(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", "qwen2")
-    engine = TransformersEngine.from_path(folder, dtype="bfloat16", max_slots=4)
+    engine = TransformersEngine.from_path(folder, dtype="bfloat16", slots=4)
     completions = complete(engine, PROMPTS, [Sampling(max_tokens=10, seed=3)] * len(PROMPTS))
     model = tiny_model("qwen2").to(torch.bfloat16)
     for prompt, completion in zip(PROMPTS, completions, strict=True):
@@ -412,5 +412,5 @@ def test_bfloat16_decodes(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReasonkitError, match="no language model could be loaded") as refused:
-        TransformersEngine.from_path(tmp_path, max_slots=1)
+        TransformersEngine.from_path(tmp_path, slots=1)
     assert "config.json" in refused.value.hint

@@ -17,7 +17,7 @@ from reasonkit.data.files import write_records
 from reasonkit.data.load import identities, open_data, prepare
 from reasonkit.data.mixture import MixedFeed
 from reasonkit.errors import UsageError
-from reasonkit.recipe import DataConfig, SourceConfig
+from reasonkit.recipe import DataConfig, TrainSourceConfig
 from reasonkit.records import Record
 from reasonkit.rundir import RunDir, read_metrics
 from tests.hub_server import HubServer
@@ -64,8 +64,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         yield server
 
 
-def source(name: str = f"hf:{SUMS}", **others: Any) -> SourceConfig:
-    return SourceConfig.model_validate({"name": name, "map": MAP, "verifier": "exact"} | others)
+def source(name: str = f"hf:{SUMS}", **others: Any) -> TrainSourceConfig:
+    return TrainSourceConfig.model_validate({"name": name, "map": MAP, "verifier": "exact"} | others)
 
 
 def drawn(data: DataConfig, folder: Path, count: int) -> list[Record]:
@@ -195,7 +195,7 @@ def test_a_curriculum_over_the_parts_of_a_published_set(server: HubServer, tmp_p
         for people in range(2, 9)
     }
     server.publish("K-and-K/knights-and-knaves", files)
-    stages = [{"weights": {f"kk:{people}ppl": 1}, "pass_rate": 0.7, "over": 1} for people in range(3, 7)]
+    stages = [{"weights": {f"kk:{people}ppl": 1}, "pass_rate": 0.7} for people in range(3, 7)]
     data = DataConfig.model_validate(
         {
             "train": [{"name": f"kk:{people}ppl"} for people in range(3, 8)],
@@ -210,7 +210,8 @@ def test_a_curriculum_over_the_parts_of_a_published_set(server: HubServer, tmp_p
         assert isinstance(opened.feed, MixedFeed)
         for rate in (0.8, 0.2, 0.9, 0.7, 1.0, 1.0):
             seen.append({record.metadata["people"] for record in opened.feed.next(6)})
-            opened.feed.observe(rate)
+            for _ in range(10):
+                opened.feed.observe(rate)
         assert [record.metadata["people"] for record in opened.held_out] == [7] * 4
     assert seen == [{3}, {4}, {4}, {5}, {6}, {7}]
 
@@ -231,7 +232,7 @@ def test_what_the_hub_does_not_have_is_an_error(
     }
     server.publish("K-and-K/knights-and-knaves", listed)
     with pytest.raises(UsageError, match=message):
-        prepare([SourceConfig(name=name, size=3)], split, tmp_path, 0)
+        prepare([TrainSourceConfig(name=name, size=3)], split, tmp_path, 0)
 
 
 def write_mixed(folder: Path) -> None:
@@ -247,7 +248,7 @@ data:
     - {{name: "hf:{SUMS}", label: sums, map: {{question: q, answer: a}}, verifier: exact}}
   stages:
     - {{weights: {{chains: 3, sums: 1}}, records: 12}}
-    - {{weights: {{chains: 1, sums: 3}}, pass_rate: 0.0, over: 1}}
+    - {{weights: {{chains: 1, sums: 3}}, records: 6}}
     - {{weights: {{chains: 1, sums: 1}}}}
   filter_overlong_prompts: 30
 """

@@ -32,7 +32,7 @@ def make_learner(model: Path) -> LocalLearner:
     return LocalLearner(
         load_model(model),
         loss=LossConfig(entropy=0.01, kl=0.1),
-        train=TrainConfig(lr=1e-3, lr_warmup=3, lr_schedule="cosine", token_budget=40),
+        train=TrainConfig(lr=1e-3, lr_schedule={"cosine": {"warmup": 3}}, token_budget=40),
         total_updates=4,
         max_tokens=32,
         tokenizer=load_tokenizer(model),

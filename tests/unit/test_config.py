@@ -11,7 +11,7 @@ import pytest
 
 from reasonkit.config import dump_recipe, load_recipe, preset_names, resolve_recipe
 from reasonkit.errors import ConfigError
-from reasonkit.recipe import Recipe
+from reasonkit.recipe import Part, Recipe
 
 MINIMAL = """\
 name: mine
@@ -41,7 +41,7 @@ def error_of(name: str, *overrides: str) -> ConfigError:
 
 def test_a_file_is_read_with_defaults_filled_in(folder: Path) -> None:
     recipe = resolve_recipe(write(folder, "a.yaml", MINIMAL)).recipe
-    assert (recipe.name, recipe.rollout.max_tokens, recipe.algorithm) == ("mine", 50, "grpo")
+    assert (recipe.name, recipe.rollout.max_tokens, recipe.algorithm) == ("mine", 50, Part("grpo"))
 
 
 def test_bases_merge_deeply_left_to_right_and_the_file_wins(folder: Path) -> None:
@@ -79,10 +79,12 @@ def test_precedence_is_file_then_environment_then_set(folder: Path, monkeypatch:
     [
         ("train.lr=1e-6", "train", "lr", 1e-6),
         ("train.mini_batch=null", "train", "mini_batch", None),
-        ("rollout.engine=123", "rollout", "engine", "123"),
-        ("rollout.engine=yes", "rollout", "engine", "yes"),
-        ("train.skip_zero_advantage=no", "train", "skip_zero_advantage", False),
-        ("train.betas=[0.8, 0.9]", "train", "betas", (0.8, 0.9)),
+        ("log.project=123", "log", "project", "123"),
+        ("log.project=yes", "log", "project", "yes"),
+        ("train.compile=no", "train", "compile", False),
+        ("rollout.stop=[a, b]", "rollout", "stop", ["a", "b"]),
+        ("rollout.engine=vllm", "rollout", "engine", Part("vllm")),
+        ("rollout.engine.vllm.share=0.5", "rollout", "engine", Part("vllm", {"share": 0.5})),
     ],
 )
 def test_set_is_typed_by_the_schema(
@@ -90,6 +92,21 @@ def test_set_is_typed_by_the_schema(
 ) -> None:
     recipe = resolve_recipe(write(folder, "a.yaml", MINIMAL), [override]).recipe
     assert getattr(getattr(recipe, section), key) == value
+
+
+def test_another_part_brings_its_own_options_and_the_same_part_keeps_the_others(folder: Path) -> None:
+    base = MINIMAL + "loss: {policy: {clipped: {low: 0.1, dual: 3.0}}}\n"
+    write(folder, "a.yaml", base)
+    over = write(folder, "b.yaml", "_base_: a.yaml\nloss: {policy: {gspo: {low: 3.0e-4}}}\n")
+    assert resolve_recipe(over).recipe.loss.policy == Part("gspo", {"low": 3e-4})
+    kept = resolve_recipe(str(folder / "a.yaml"), ["loss.policy.clipped.high=0.28"]).recipe
+    assert kept.loss.policy == Part("clipped", {"low": 0.1, "dual": 3.0, "high": 0.28})
+    assert "policy:\n    clipped:" in dump_recipe(kept)
+
+
+def test_a_part_is_a_name_or_a_name_with_options(folder: Path) -> None:
+    two = MINIMAL + "loss: {policy: {clipped: {low: 0.1}, gspo: {}}}\n"
+    assert "expected NAME or {NAME: {option: value}}" in error_of(write(folder, "a.yaml", two)).message
 
 
 def test_an_unknown_key_names_the_nearest_and_its_file_and_line(folder: Path) -> None:

@@ -27,7 +27,7 @@ from tests.tiny_models import SHAPES, Shape, tiny_model
 
 VOCABULARY, TEMPERATURE, MAX_TOKENS = 40, 0.7, 32
 AGGREGATIONS = get_args(LossConfig.model_fields["aggregation"].annotation)
-EVERYTHING = {"clip_high": 0.28, "dual_clip": 3.0, "entropy": 0.05, "kl": 0.1}
+EVERYTHING = {"policy": {"clipped": {"high": 0.28, "dual": 3.0}}, "entropy": 0.05, "kl": 0.1}
 Padding = Literal["left", "right"]
 Gradients = dict[str, Tensor]
 
@@ -40,7 +40,8 @@ def make_learner(
     learner = LocalLearner(
         tiny_model(shape, VOCABULARY),
         loss=LossConfig(**loss),
-        train=TrainConfig(token_budget=budget, skip_zero_advantage=skip),
+        train=TrainConfig(token_budget=budget),
+        skip_zero_advantage=skip,
         total_updates=1,
         max_tokens=MAX_TOKENS,
         temperature=TEMPERATURE,
@@ -93,7 +94,7 @@ def reference_gradients(shape: Shape, config: LossConfig, advantage: str, paddin
     advantages = torch.tensor([value for _, value, _ in rows])[:, None].expand_as(old)
     owner = torch.tensor([rollout for _, _, rollout in rows])[:, None].expand_as(old)[mask]
     inputs = LossInputs(logprobs[mask], old[mask], advantages[mask], torch.ones(0), torch.ones(0))
-    losses = clipped(inputs, config).values - config.entropy * entropy[mask]
+    losses = clipped(inputs, **config.policy.options).values - config.entropy * entropy[mask]
     losses = losses + config.kl * divergence(logprobs[mask], reference_logprobs[mask], config.kl_kind)
     _aggregate(config.aggregation, [losses[owner == rollout] for rollout in range(rollouts)]).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

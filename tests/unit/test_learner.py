@@ -19,7 +19,7 @@ from reasonkit.losses import LossInputs, TokenLoss
 from reasonkit.recipe import LossConfig, ModelConfig, Recipe, RolloutConfig, TrainConfig
 from reasonkit.records import Group, Rollout, Segment
 from reasonkit.train.learner import LocalLearner
-from reasonkit.train.optimizer import learning_rate
+from reasonkit.train.optimizer import make_schedule
 from reasonkit.train.packing import Batch, assemble, mini_batches
 from tests.rollout_batches import RECORD, random_groups
 from tests.tiny_models import SHAPES, Shape, save_tiny_model, tiny_config, tiny_model
@@ -28,13 +28,20 @@ VOCABULARY = 40
 GROUPS = random_groups(VOCABULARY)
 
 
-def make_learner(shape: Shape = "llama", loss: LossConfig | None = None, **train: Any) -> LocalLearner:
+def make_learner(
+    shape: Shape = "llama",
+    loss: LossConfig | None = None,
+    *,
+    skip_zero_advantage: bool = True,
+    **train: Any,
+) -> LocalLearner:
     return LocalLearner(
         tiny_model(shape, VOCABULARY),
         loss=loss or LossConfig(),
         train=TrainConfig(**{"lr": 1e-3, **train}),
         total_updates=10,
         max_tokens=32,
+        skip_zero_advantage=skip_zero_advantage,
     )
 
 
@@ -57,7 +64,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 async def _sampled(shape: Shape, temperature: float) -> list[Group]:
     """Groups whose log-probs come from the engine itself."""
-    engine = TransformersEngine(tiny_model(shape, VOCABULARY), [0], max_slots=8)
+    engine = TransformersEngine(tiny_model(shape, VOCABULARY), [0], slots=8)
     prompts = [(5, 6, 7), (9, 8, 7, 6, 5, 4), (30,)]
     sampling = [Sampling(max_tokens=12, temperature=temperature, seed=seed) for seed in range(4)]
     replies = await asyncio.gather(*(engine.generate(p, s) for p in prompts for s in sampling))
@@ -140,7 +147,7 @@ def test_a_batch_with_nothing_to_learn_still_moves_as_its_zero_gradients_would()
 
 
 def test_only_matrices_decay() -> None:
-    learner = make_learner("qwen2", lr=0.5, weight_decay=0.1)
+    learner = make_learner("qwen2", lr=0.5, optimizer={"adamw": {"weight_decay": 0.1}})
     before = weights(learner)
     step(learner, batch_of(GROUPS, [[0.0] * len(group.rollouts) for group in GROUPS]))
     for name, tensor in learner.weights():
@@ -150,7 +157,7 @@ def test_only_matrices_decay() -> None:
 
 def test_the_gradient_is_clipped_to_the_global_norm() -> None:
     def moment(grad_clip: float) -> tuple[float, float]:
-        learner = make_learner(grad_clip=grad_clip, betas=(0.0, 0.0))
+        learner = make_learner(grad_clip=grad_clip, optimizer={"adamw": {"betas": (0.0, 0.0)}})
         norm = step(learner, batch_of(GROUPS))["grad_norm"]
         moments = [state["exp_avg"].square().sum() for state in learner._optimizer.state.values()]
         return norm, float(sum(moments)) ** 0.5
@@ -171,9 +178,9 @@ def test_the_gradient_is_clipped_to_the_global_norm() -> None:
     ],
 )
 def test_the_learning_rate_warms_up_and_then_falls_to_its_end(schedule: Any, expected: list[float]) -> None:
-    config = TrainConfig(lr=1.0, lr_warmup=2, lr_schedule=schedule)
-    assert [learning_rate(config, update, 7) for update in range(7)] == pytest.approx(expected, abs=1e-6)
-    assert learning_rate(config, 20, 7) == pytest.approx(expected[-1])
+    rate = make_schedule(TrainConfig(lr_schedule={schedule: {"warmup": 2}}))
+    assert [rate(update, 7) for update in range(7)] == pytest.approx(expected, abs=1e-6)
+    assert rate(20, 7) == pytest.approx(expected[-1])
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights() -> None:
@@ -229,7 +236,7 @@ def test_from_recipe_takes_model_losses_and_schedule_from_it(tmp_path: Any) -> N
     assert rates == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0])
 
 
-def always_one(inputs: LossInputs, config: LossConfig) -> TokenLoss:
+def always_one(inputs: LossInputs) -> TokenLoss:
     return TokenLoss(torch.ones_like(inputs.logprobs) + 0 * inputs.logprobs)
 
 

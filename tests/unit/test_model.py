@@ -30,7 +30,7 @@ FIELDS = {
 
 
 def config(**fields: Any) -> ModelConfig:
-    return ModelConfig(init={**FIELDS, **fields}, alphabet=ALPHABET, context=64)
+    return ModelConfig(init={"alphabet": ALPHABET, **FIELDS, **fields}, context=64)
 
 
 @pytest.fixture

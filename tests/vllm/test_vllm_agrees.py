@@ -51,14 +51,14 @@ SIZES = {
 
 def made_llama(folder: Path) -> Path:
     make_model(
-        ModelConfig(init={"model_type": "llama", **SIZES}, alphabet=ALPHABET, context=96), folder, seed=1
+        ModelConfig(init={"model_type": "llama", "alphabet": ALPHABET, **SIZES}, context=96), folder, seed=1
     )
     return folder
 
 
 def made_qwen3_tied(folder: Path) -> Path:
-    init = {"model_type": "qwen3", "tie_word_embeddings": True, **SIZES}
-    make_model(ModelConfig(init=init, alphabet=ALPHABET, context=96), folder, seed=2)
+    init = {"model_type": "qwen3", "tie_word_embeddings": True, "alphabet": ALPHABET, **SIZES}
+    make_model(ModelConfig(init=init, context=96), folder, seed=2)
     return folder
 
 
@@ -124,7 +124,7 @@ def logprobs(output: RequestOutput) -> list[float]:
 
 
 async def own_engine(folder: Path, prompts: list[list[int]]) -> list[Completion]:
-    engine = TransformersEngine.from_path(folder, max_slots=4)
+    engine = TransformersEngine.from_path(folder, slots=4)
     sampling = Sampling(max_tokens=TOKENS, temperature=0.0)
     try:
         return await asyncio.gather(*(engine.generate(prompt, sampling) for prompt in prompts))
