@@ -37,14 +37,11 @@ def open_task(
 ) -> list[Record]:
     """The items of a task, the first `limit` of them. `seed` draws generated ones; others have an order."""
     task = ref.task
-    items: list[Record] = []
-    seen: set[tuple[str, str]] = set()
+    records: dict[tuple[str, str], Record] = {}
     for source in task.source:
         for record in _records(task, source, limit, seed, offline):
-            item = task.item(record)
-            if item is not None and (item.source, item.uid) not in seen:
-                seen.add((item.source, item.uid))
-                items.append(item)
+            records.setdefault((record.source, record.uid), record)
+    items = task.items(records.values())
     if not items:
         raise ReasonkitError(f"task '{task.name}' has no items", f"check its source and adapt: {task.adapt}")
     return items[:limit]

@@ -47,7 +47,7 @@ class Task(Settings):
     split: Literal["test", "train", "validation"] = "test"
     """The split that holds the items; some published sets have only `train`."""
     adapt: str | None = None
-    """`module:function` from a record of the source to the item, or to None where it is none."""
+    """`module:function` from all records of the source to the items: which of them, with what in their metadata."""
     system: str | None = None
     prompt: str | None = None
     """Text around the question, with `{question}` in it; null asks it as the source words it."""
@@ -82,23 +82,20 @@ class Task(Settings):
         """What the item shares with those that depend on it: itself, where nothing."""
         return str(record.metadata[self.cluster]) if self.cluster else record.uid
 
-    def item(self, record: Record) -> Record | None:
-        """The record as this task asks and judges it; None where it is no item of the task."""
-        adapted = load(self.adapt)(record) if self.adapt else record
-        if adapted is None:
-            return None
-        turns = list(adapted.prompt)
+    def items(self, records: Iterable[Record]) -> list[Record]:
+        """The records of the source as this task asks and judges them."""
+        chosen: Iterable[Record] = load(self.adapt)(list(records)) if self.adapt else records
+        return [self._asked(record) for record in chosen]
+
+    def _asked(self, record: Record) -> Record:
+        turns = list(record.prompt)
         if self.prompt is not None:
-            turns[-1] = Message(
-                role="user", content=self.prompt.replace("{question}", turns[-1]["content"].strip())
-            )
+            question = self.prompt.replace("{question}", turns[-1]["content"].strip())
+            turns[-1] = Message(role=turns[-1]["role"], content=question)
         if self.system is not None:
-            turns = [
-                Message(role="system", content=self.system),
-                *(t for t in turns if t["role"] != "system"),
-            ]
-        item: Record = replace(adapted, prompt=tuple(turns), verifier=self.verifier or adapted.verifier)
-        return item
+            own = [turn for turn in turns if turn["role"] != "system"]
+            turns = [Message(role="system", content=self.system), *own]
+        return replace(record, prompt=tuple(turns), verifier=self.verifier or record.verifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +113,72 @@ class TaskRef:
 
 TASKS: dict[str, str] = {
     "aime24": "reasonkit.tasks.guru:AIME24",
+    "math500": "reasonkit.tasks.guru:MATH500",
+    "livecodebench": "reasonkit.tasks.guru:LIVECODEBENCH",
+    "humaneval": "reasonkit.tasks.guru:HUMANEVAL",
+    "mbpp": "reasonkit.tasks.guru:MBPP",
+    "gpqa-diamond": "reasonkit.tasks.guru:GPQA_DIAMOND",
+    "supergpqa": "reasonkit.tasks.guru:SUPERGPQA",
+    "arc-agi-1": "reasonkit.tasks.guru:ARC_AGI_1",
+    "zebra": "reasonkit.tasks.guru:ZEBRA",
+    "codeio": "reasonkit.tasks.guru:CODEIO",
+    "cruxeval-i": "reasonkit.tasks.guru:CRUXEVAL_I",
+    "cruxeval-o": "reasonkit.tasks.guru:CRUXEVAL_O",
+    "finqa": "reasonkit.tasks.guru:FINQA",
+    "hitab": "reasonkit.tasks.guru:HITAB",
+    "multihiertt": "reasonkit.tasks.guru:MULTIHIERTT",
+    "ifeval": "reasonkit.tasks.guru:IFEVAL",
+    "livebench": "reasonkit.tasks.guru:LIVEBENCH",
+    "aime21": "reasonkit.tasks.mathematics:AIME21",
+    "aime22": "reasonkit.tasks.mathematics:AIME22",
+    "aime23": "reasonkit.tasks.mathematics:AIME23",
+    "aime25": "reasonkit.tasks.mathematics:AIME25",
+    "amc": "reasonkit.tasks.mathematics:AMC",
     "gsm8k": "reasonkit.tasks.mathematics:GSM8K",
+    "olympiadbench": "reasonkit.tasks.mathematics:OLYMPIADBENCH",
+    "minerva": "reasonkit.tasks.mathematics:MINERVA",
+    "reason_io-deductive": "reasonkit.tasks.puzzles:REASON_IO_DEDUCTIVE",
+    "reason_io-abductive": "reasonkit.tasks.puzzles:REASON_IO_ABDUCTIVE",
+    "reason_io-inductive": "reasonkit.tasks.puzzles:REASON_IO_INDUCTIVE",
+    "kk2": "reasonkit.tasks.puzzles:KK2",
+    "kk3": "reasonkit.tasks.puzzles:KK3",
+    "kk4": "reasonkit.tasks.puzzles:KK4",
+    "kk5": "reasonkit.tasks.puzzles:KK5",
+    "kk6": "reasonkit.tasks.puzzles:KK6",
+    "kk7": "reasonkit.tasks.puzzles:KK7",
+    "kk8": "reasonkit.tasks.puzzles:KK8",
+    "knights": "reasonkit.tasks.puzzles:KNIGHTS",
+    "sokoban": "reasonkit.tasks.puzzles:SOKOBAN",
 }
+"""Tasks under names of their own; every data set is one too, under its own name."""
 
 ALIASES: dict[str, str] = {"aime": "aime24:32"}
 
-SUITES: dict[str, tuple[str, ...]] = {}
+SUITES: dict[str, tuple[str, ...]] = {
+    "guru17": (
+        "aime24",
+        "math500",
+        "livecodebench",
+        "humaneval",
+        "mbpp",
+        "gpqa-diamond",
+        "supergpqa",
+        "arc-agi-1",
+        "zebra",
+        "codeio",
+        "cruxeval-i",
+        "cruxeval-o",
+        "finqa",
+        "hitab",
+        "multihiertt",
+        "ifeval",
+        "livebench",
+    ),
+    "aime-years": ("aime21", "aime22", "aime23", "aime24", "aime25"),
+    "kk-all": ("kk2", "kk3", "kk4", "kk5", "kk6", "kk7", "kk8"),
+    "reason_io": ("reason_io-deductive", "reason_io-abductive", "reason_io-inductive"),
+}
+"""Tasks that are run and averaged together."""
 
 
 def expand(names: Iterable[str]) -> list[TaskRef]:

@@ -17,19 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from reasonkit.data.sources import Choices, Draw, Problem, Settings, Source, Split, distinct
+from reasonkit.instructions import LOGIC_RL_SYSTEM as SYSTEM
 from reasonkit.records import Message, Record
 
 NAME = "knights"
-
-SYSTEM = (
-    "You are a helpful assistant. The assistant first thinks about the reasoning process in the mind and "
-    "then provides the user with the answer. The reasoning process and answer are enclosed within <think> "
-    "</think> and<answer> </answer> tags, respectively, i.e., <think> reasoning process here </think>"
-    "<answer> answer here </answer>.  Now the user asks you to solve a logical reasoning problem. After "
-    "thinking, when you finally reach a conclusion, clearly state the identity of each character within "
-    "<answer> </answer> tags. i.e., <answer> (1) Zoey is a knight\n(2) ... </answer>."
-)
-"""Logic-RL's system text to the byte, the missing space after `and` included."""
 
 # fmt: off
 NAMES = (
