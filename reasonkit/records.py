@@ -171,6 +171,18 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """What the learner says of each trained token of a rollout, all segments in turn. Empty where nobody asked."""
+
+    old_logprobs: tuple[float, ...] = ()
+    """By the learner's weights before it updated them on this rollout."""
+    penalties: tuple[float, ...] = ()
+    """What leaving the reference model costs, to be taken from each token's reward."""
+    values: tuple[float, ...] = ()
+    """The return that the critic expects from here on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One attempt at a record: token segments and what they earned, or the attributed failure."""
 
@@ -186,6 +198,7 @@ class Rollout:
     """The reward's weighted parts, each recorded apart; they sum to `reward`."""
     timings: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    signals: Signals = Signals()
     usage: Usage = Usage()
     turns: tuple[Turn, ...] = ()
 
