@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import xxhash
@@ -66,6 +67,10 @@ def read_verl(row: Row) -> Record:
         metadata["style"] = model["style"]
     if any(CHATML in message["content"] for message in prompt) or row.get("apply_chat_template") is False:
         metadata["prompt_format"] = "raw"
+    # LiveBench's rows have the date of their release.
+    metadata = {
+        key: value.isoformat() if isinstance(value, date) else value for key, value in metadata.items()
+    }
     answer = _plain(model["ground_truth"], "ground_truth")
     uid = row.get("uid") or extra.get("uid") or stable_uid(prompt, answer)
     verifier = extra.get("verifier")

@@ -51,6 +51,25 @@ def read_knights(row: Row) -> Record:
     )
 
 
+def read_olympiadbench(row: Row) -> Record:
+    """A row of Hothan/OlympiadBench. Several answers are joined by commas; some questions need their context."""
+    question, answers = row.get("question"), row.get("final_answer")
+    if not isinstance(question, str) or not isinstance(answers, list) or not answers:
+        raise BadRow("columns question and final_answer are not a text and a list of answers")
+    context = row.get("context")
+    text = f"{context.strip()}\n{question}" if isinstance(context, str) and context.strip() else question
+    metadata = {"ability": "math"} | {key: row[key] for key in ("subfield", "unit") if row.get(key)}
+    prompt = (Message(role="user", content=text),)
+    return Record(
+        str(row.get("id") or stable_uid(prompt, answers)),
+        "math__olympiadbench",
+        prompt,
+        ", ".join(map(str, answers)),
+        None,
+        metadata,
+    )
+
+
 _LCB = "codegen__livecodebench*"
 _EVAL_DOMAINS = ("codegen", "logic", "math", "ood", "simulation", "stem", "table")
 
@@ -99,6 +118,12 @@ PUBLISHED: Mapping[str, Published] = {
         ),
         read="knights",
     ),
+    "olympiadbench": Published(
+        "Hothan/OlympiadBench",
+        "674 olympiad problems in English, without pictures, with answers that can be checked",
+        (PublishedPart("", ("OE_TO_maths_en_COMP/*.parquet",), "test"),),
+        read="olympiadbench",
+    ),
     "dapo-math": Published(
         "BytedTsinghua-SIA/DAPO-Math-17k",
         "17,917 problems; the files repeat each of them a hundred times, and it is kept once",
@@ -112,4 +137,8 @@ PUBLISHED: Mapping[str, Published] = {
     ),
 }
 
-PUBLISHED_READERS: Mapping[str, Reader] = {**READERS, "knights": read_knights}
+PUBLISHED_READERS: Mapping[str, Reader] = {
+    **READERS,
+    "knights": read_knights,
+    "olympiadbench": read_olympiadbench,
+}
