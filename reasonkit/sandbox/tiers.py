@@ -53,6 +53,11 @@ def _at_start() -> Report:
     return _survey(everything=False)
 
 
+def report_at_start() -> Report:
+    """What the attacks found that `open_sandbox` chose its tier by."""
+    return _at_start()
+
+
 def probe() -> Report:
     """Every attack on every local tier, for `reasonkit doctor`. Takes a few seconds."""
     return _survey(everything=True)

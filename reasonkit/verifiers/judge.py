@@ -83,6 +83,8 @@ class Judge:
     prompt: Template = GENERAL_VERIFIER
     cache: Path | None = None
     canary: bool = True
+    max_tokens: int = 2048
+    temperature: float = 0.0
     false_positives: float | None = None
     """The share of `CANARIES` that the model called right, once known."""
     _client: httpx.AsyncClient = field(init=False)
@@ -153,9 +155,9 @@ class Judge:
         request = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
+            "temperature": self.temperature,
             "seed": seed,
-            "max_tokens": 2048,
+            "max_tokens": self.max_tokens,
             "chat_template_kwargs": {"enable_thinking": False},
         }
 
