@@ -22,6 +22,32 @@ LOGIC_RL_SYSTEM = (
 )
 """Logic-RL's system text to the byte, the missing space after `and` included."""
 
+RAGEN_SOKOBAN = """You are a Sokoban solver.
+
+Sokoban Quick Guide
+Goal: Push all boxes (X) onto targets (O).
+
+Symbols:
+# Wall | _ Floor | O Target | X Box | P You | √ = Box on Target | S = You on Target
+
+Rules:
+1. Push boxes (can't pull).
+2. Avoid walls (#).
+
+Answers:
+<answer> Up </answer> | <answer> Down </answer> | <answer> Left </answer> | <answer> Right </answer>
+
+Rewards:
+Move: -0.1
+Box on target: +1.0
+All boxes placed: +10.0
+
+
+[Current Observation]:
+{observation}
+Decide the next action:"""
+"""RAGEN's words to the byte, as its models were trained on them; `{observation}` is where the room goes."""
+
 
 def with_instruction(question: str, add_instructions: bool) -> str:
     return ANSWER_INSTRUCTION + question if add_instructions else question

@@ -24,6 +24,7 @@ REWARDS: dict[str, str] = {
     "logic_rl": "reasonkit.rewards:logic_rl",
     "language": "reasonkit.rewards:language",
     "repetition": "reasonkit.rewards:repetition",
+    "env": "reasonkit.rewards:env",
 }
 
 
@@ -81,6 +82,11 @@ def repetition(record: Record, rollout: Rollout, verdict: Verdict, *, words: int
     grams = Counter(tuple(tokens[start : start + words]) for start in range(len(tokens) - words + 1))
     total = sum(grams.values())
     return -(total - len(grams)) / total if total else 0.0
+
+
+def env(record: Record, rollout: Rollout, verdict: Verdict) -> float:
+    """What the environment gave for all turns together. Comes on top with weight 1 unless the recipe weighs it."""
+    return rollout.env_reward
 
 
 class RewardSum:

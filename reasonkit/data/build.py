@@ -24,6 +24,8 @@ from reasonkit.seeding import derive_seed
 SOURCES: dict[str, str] = {
     "arithmetic_chain": "reasonkit.data.sources.arithmetic_chain:SOURCE",
     "countdown": "reasonkit.data.sources.countdown:SOURCE",
+    "episodes": "reasonkit.data.sources.episodes:SOURCE",
+    "frozen_lake": "reasonkit.data.sources.frozen_lake:SOURCE",
     "graph": "reasonkit.data.sources.graph:SOURCE",
     "knights": "reasonkit.data.sources.knights:SOURCE",
     "ordering": "reasonkit.data.sources.ordering:SOURCE",

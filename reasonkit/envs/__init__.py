@@ -15,6 +15,10 @@ from reasonkit.records import Message, Record, Verdict
 
 ENVS: dict[str, str] = {
     "single_turn": "reasonkit.envs.single_turn:SingleTurn",
+    "sokoban": "reasonkit.envs.sokoban:Sokoban",
+    "frozen_lake": "reasonkit.envs.frozen_lake:FrozenLake",
+    "python_tool": "reasonkit.envs.python_tool:PythonTool",
+    "gymnasium": "reasonkit.envs.gymnasium:Gymnasium",
 }
 
 
@@ -53,3 +57,20 @@ class Env(Protocol):
     async def close(self) -> None:
         """Give back what the episode held. Called once, whatever happened before."""
         return
+
+
+def first_tagged(text: str, tag: str) -> str | None:
+    """What stands in the first `<tag>…</tag>` of a reply; without a tag all of it.
+
+    The first and not the last: what a model writes after its action, it made up.
+    """
+    if not tag:
+        return text
+    start = text.find(f"<{tag}>")
+    end = text.find(f"</{tag}>", max(start, 0))
+    return None if start < 0 or end < 0 else text[start + len(tag) + 2 : end]
+
+
+def closing(tag: str) -> tuple[str, ...]:
+    """The stop texts of an environment that reads the first `<tag>…</tag>`."""
+    return (f"</{tag}>",) if tag else ()

@@ -41,6 +41,7 @@ VERIFIERS: dict[str, str] = {
     "ordering": "reasonkit.verifiers.ordering:verify_ordering",
     "sokoban": "reasonkit.verifiers.sokoban_replay:verify_sokoban",
     "zebra": "reasonkit.verifiers.zebra:verify_zebra",
+    "by_env": "reasonkit.verifiers.by_env:verify_by_env",
 }
 
 REASONING360: dict[str, str] = {
@@ -72,6 +73,7 @@ INLINE = frozenset(
         "graph",
         "knights",
         "sokoban",
+        "by_env",
     }
 )
 """Verifiers that run in the caller's thread: one pass over the text with string methods and no third-party
@@ -129,6 +131,8 @@ ROUTES: dict[str, str] = {
     "logic__graph*": "graph",
     "logic__ordering_puzzle*": "ordering",
     "logic__zebra_puzzle*": "zebra",
+    "episodes": "by_env",
+    "frozen_lake": "by_env",
     "ordering": "ordering",
     "simulation__arcagi*": "arc",
     "simulation__barc*": "arc",

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from reasonkit.data.sources import Draw, Problem, Settings, Source, Split, distinct
 from reasonkit.errors import UsageError
-from reasonkit.instructions import ANSWER_INSTRUCTION
+from reasonkit.instructions import ANSWER_INSTRUCTION, RAGEN_SOKOBAN
 from reasonkit.records import Message, Record
 from reasonkit.seeding import derive_seed
 from reasonkit.verifiers.sokoban_replay import MOVES, Move, Room, render_room
@@ -44,32 +44,6 @@ ANSWER_FORM = "Answer with all moves in order, separated by ||, for example: Rig
 
 RAGEN_TEST_OFFSET = 1_000_000
 """Test seeds start here after the train seeds, so that sizes up to a million do not repeat a seed."""
-
-RAGEN_INSTRUCTION = """You are a Sokoban solver.
-
-Sokoban Quick Guide
-Goal: Push all boxes (X) onto targets (O).
-
-Symbols:
-# Wall | _ Floor | O Target | X Box | P You | √ = Box on Target | S = You on Target
-
-Rules:
-1. Push boxes (can't pull).
-2. Avoid walls (#).
-
-Answers:
-<answer> Up </answer> | <answer> Down </answer> | <answer> Left </answer> | <answer> Right </answer>
-
-Rewards:
-Move: -0.1
-Box on target: +1.0
-All boxes placed: +10.0
-
-
-[Current Observation]:
-{observation}
-Decide the next action:"""
-"""RAGEN's words to the byte, as its models were trained on them."""
 
 RAGEN_FRAMES: dict[Literal["chat", "base"], str] = {
     "chat": (
@@ -338,7 +312,7 @@ def _ragen(split: Split, size: int, seed: int, settings: SokobanSettings) -> Ite
 
 def _ragen_prompt(room: Room, prefix: Literal["chat", "base"]) -> str:
     cells = "\n".join("".join(f" {symbol} \t" for symbol in row) for row in render_room(room).split("\n"))
-    return RAGEN_FRAMES[prefix].replace("{prompt}", RAGEN_INSTRUCTION.replace("{observation}", cells))
+    return RAGEN_FRAMES[prefix].replace("{prompt}", RAGEN_SOKOBAN.replace("{observation}", cells))
 
 
 SOURCE = Source(
