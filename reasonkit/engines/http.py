@@ -23,9 +23,9 @@ from reasonkit.errors import UsageError
 from reasonkit.records import FinishReason, Message
 
 ANTHROPIC_VERSION = "2023-06-01"
-_SEEDS = 2**31
+SEEDS = 2**31
 """Servers differ in how large a seed they take; all take this many. The cache knows the whole seed."""
-_FINISHED: dict[str, FinishReason] = {
+FINISHED: dict[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",
@@ -64,7 +64,7 @@ class HttpChat:
         self._client = HttpClient(
             f"{model.name} at {urlsplit(provider.url).netloc}",
             provider.url,
-            _headers(provider, key),
+            headers_for(provider, key),
             key,
             ledger,
             settings or HttpSettings(),
@@ -148,7 +148,7 @@ def price_of(model: ModelName, prices: Mapping[str, Price]) -> Price | None:
     return FREE if model.engine == "local" else None
 
 
-def _headers(provider: Provider, key: str) -> dict[str, str]:
+def headers_for(provider: Provider, key: str) -> dict[str, str]:
     if provider.api == "anthropic":
         return {"anthropic-version": ANTHROPIC_VERSION} | ({"x-api-key": key} if key else {})
     return {"authorization": f"Bearer {key}"} if key else {}
@@ -170,8 +170,10 @@ def _request(
     for name in provider.extras:
         if getattr(sampling, name) or provider.is_vllm:
             body[name] = getattr(sampling, name)
+    if provider.is_vllm:
+        body["repetition_penalty"] = 1.0
     if provider.seed:
-        body[provider.seed] = sampling.seed % _SEEDS
+        body[provider.seed] = sampling.seed % SEEDS
     if provider.api == "anthropic":
         return "/messages", body | _anthropic_messages(messages, sampling)
     if sampling.stop:
@@ -197,7 +199,7 @@ def _read_openai(answer: Any) -> Reply:
     usage = answer.get("usage") or {}
     return Reply(
         text,
-        _FINISHED.get(choice.get("finish_reason") or "stop", "stop"),
+        FINISHED.get(choice.get("finish_reason") or "stop", "stop"),
         int(usage.get("prompt_tokens") or 0),
         int(usage.get("completion_tokens") or 0),
     )
@@ -210,7 +212,7 @@ def _read_anthropic(answer: Any) -> Reply:
     usage = answer.get("usage") or {}
     return Reply(
         text,
-        _FINISHED.get(answer.get("stop_reason") or "stop", "stop"),
+        FINISHED.get(answer.get("stop_reason") or "stop", "stop"),
         int(usage.get("input_tokens") or 0),
         int(usage.get("output_tokens") or 0),
     )
