@@ -36,6 +36,9 @@ COMMANDS: dict[str, Command] = {
     "show": Command("reasonkit.cli.discover:show", "Print one preset, run or name in full."),
     "data": Command("reasonkit.cli.data:app", "Build data sets and look at them.", group=True),
     "verify": Command("reasonkit.cli.verify:verify", "Judge replies: JSONL in, verdicts out."),
+    "serve-judge": Command(
+        "reasonkit.cli.serve_judge:serve_judge", "Serve verdicts over HTTP to trainers of all kinds."
+    ),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
     "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
     "chat-template": Command(
