@@ -30,6 +30,8 @@ from typing import Any
 from reasonkit.errors import ReasonkitError, UsageError
 
 TEMPORARY = ".tmp-"
+RUNS = Path("runs")
+"""Where a run goes unless told otherwise, and where a bare name is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,12 @@ def create(recipe_name: str, out: Path | None) -> RunDir:
             f"cannot write to {path}: {error.strerror}", "choose a writable folder with --out FOLDER"
         ) from error
     return RunDir(path)
+
+
+def locate_run(name: str) -> RunDir | None:
+    """The run folder that `name` means: a path, or the name of a run in ./runs."""
+    paths = (Path(name).expanduser(), RUNS / name)
+    return next((RunDir(path) for path in paths if (path / "run.json").is_file()), None)
 
 
 def find_runs(folder: Path) -> list[RunDir]:

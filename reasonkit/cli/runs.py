@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasonkit.errors import UsageError, nearest
-from reasonkit.rundir import RunDir, find_runs
+from reasonkit.rundir import RUNS, RunDir, find_runs, locate_run
 
-RUNS = Path("runs")
+__all__ = ["RUNS", "find_run", "split_step"]
 
 
 def find_run(name: str) -> RunDir:
     """The run folder that `name` means."""
-    for path in (Path(name).expanduser(), RUNS / name):
-        if (path / "run.json").is_file():
-            return RunDir(path)
+    found = locate_run(name)
+    if found is not None:
+        return found
     path = Path(name).expanduser()
     if path.is_dir():
         raise UsageError(f"{path} is not a run folder: it has no run.json", "reasonkit list runs")

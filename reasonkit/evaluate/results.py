@@ -99,8 +99,10 @@ class TaskResult:
     pass_at: int
     sampling: dict[str, Any]
     seed: int
-    done: int
-    """Samples with a verdict; n × k when nothing is missing."""
+    drawn: int
+    """Replies that there are; n × k when nothing is missing."""
+    judged: int
+    """Of these, the ones that count: with a verdict of this grader that is no error."""
     scores: dict[str, Scores]
     """By grader: the one that was asked for, and any other whose verdicts are there too."""
     prompt_tokens: int
@@ -118,7 +120,7 @@ class TaskResult:
 
     @property
     def complete(self) -> bool:
-        return self.done == self.n * self.k
+        return self.judged == self.n * self.k
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -129,7 +131,7 @@ def evaluate_items(items: Sequence[Item], mode: Mode, metric: Metric, k: int, pa
     kept = [(item, judged) for item in items if (judged := _judged(item, mode))]
     if not kept:
         return None
-    scores = [[_value(sample.verdicts[mode], metric) for sample in judged] for _, judged in kept]
+    scores = [[_value(verdict, metric) for _, verdict in judged] for _, judged in kept]
     means = item_scores(scores)
     clusters = [item.cluster for item, _ in kept]
     shared = len(set(clusters)) < len(clusters)
@@ -137,7 +139,7 @@ def evaluate_items(items: Sequence[Item], mode: Mode, metric: Metric, k: int, pa
     return Scores(
         score=mean_interval(means, clusters=clusters if shared else None),
         bootstrap=bootstrap_interval(means) if 1 < len(means) < FEW_ITEMS and not shared else None,
-        at_k=_at_k([judged for _, judged in kept], mode, k, pass_at),
+        at_k=_at_k([[verdict for _, verdict in judged] for _, judged in kept], k, pass_at),
         sampling_share=variance_parts(scores).sampling_share if several else None,
         breakdown=_breakdown([item for item, _ in kept], means),
         rates=_rates([sample for item in items for sample in item.samples], mode),
@@ -154,8 +156,8 @@ def item_rows(items: Iterable[Item], mode: Mode, metric: Metric) -> list[dict[st
             "cluster": item.cluster,
             "groups": dict(item.groups),
             "scores": [
-                _value(sample.verdicts[mode], metric) if _is_judged(sample, mode) else None
-                for sample in item.samples
+                None if verdict is None or verdict.status.is_failure else _value(verdict, metric)
+                for verdict in (sample.verdict(mode) for sample in item.samples)
             ],
             "tokens": [sample.completion_tokens for sample in item.samples],
         }
@@ -202,12 +204,10 @@ def read_results(path: Path) -> list[TaskResult]:
     return [_result(row) for row in rows]
 
 
-def _judged(item: Item, mode: Mode) -> list[Sample]:
-    return [sample for sample in item.samples if _is_judged(sample, mode)]
-
-
-def _is_judged(sample: Sample, mode: Mode) -> bool:
-    return mode in sample.verdicts and not sample.verdicts[mode].status.is_failure
+def _judged(item: Item, mode: Mode) -> list[tuple[Sample, Verdict]]:
+    """The samples that count, with their verdicts."""
+    judged = ((sample, sample.verdict(mode)) for sample in item.samples)
+    return [(sample, verdict) for sample, verdict in judged if verdict and not verdict.status.is_failure]
 
 
 def _value(verdict: Verdict, metric: Metric) -> float:
@@ -233,7 +233,7 @@ def _in_order(value: str) -> tuple[float, str]:
         return math.inf, value
 
 
-def _at_k(items: Sequence[Sequence[Sample]], mode: Mode, k: int, pass_at: int) -> dict[str, float]:
+def _at_k(items: Sequence[Sequence[Verdict]], k: int, pass_at: int) -> dict[str, float]:
     """An item with fewer verdicts than a k needs, because some failed, is left out of that k's mean."""
     values: dict[str, float] = {}
     for name, at, measure in (
@@ -241,28 +241,26 @@ def _at_k(items: Sequence[Sequence[Sample]], mode: Mode, k: int, pass_at: int) -
         (f"pass@{pass_at}", pass_at, pass_at_k),
         (f"pass^{k}", k, pass_hat_k),
     ):
-        counts = [
-            (len(samples), sum(sample.verdicts[mode].score >= 1.0 for sample in samples))
-            for samples in items
-            if len(samples) >= at
-        ]
-        if counts:
-            values[name] = fmean(measure(total, right, at) for total, right in counts)
-    whole = [samples for samples in items if len(samples) >= k]
-    if k > 1 and whole and any(sample.verdicts[mode].answer is not None for each in whole for sample in each):
-        values[f"maj@{k}"] = fmean(
-            maj_at_k(
-                [sample.verdicts[mode].answer for sample in samples[:k]],
-                [sample.verdicts[mode].score for sample in samples[:k]],
-                k,
+        enough = [verdicts for verdicts in items if len(verdicts) >= at]
+        if enough:
+            values[name] = fmean(
+                measure(len(verdicts), sum(verdict.score >= 1.0 for verdict in verdicts), at)
+                for verdicts in enough
             )
-            for samples in whole
-        )
+    voting = [
+        verdicts[:k] for verdicts in items if len(verdicts) >= k and any(each.answer for each in verdicts[:k])
+    ]
+    if k > 1 and voting:
+        values[f"maj@{k}"] = sum(
+            maj_at_k([each.answer for each in verdicts], [each.score for each in verdicts], k)
+            for verdicts in voting
+        ) / sum(len(verdicts) >= k for verdicts in items)
     return values
 
 
 def _rates(samples: Sequence[Sample], mode: Mode) -> Rates:
-    statuses = [sample.verdicts[mode].status for sample in samples if mode in sample.verdicts]
+    verdicts = [verdict for sample in samples if (verdict := sample.verdict(mode)) is not None]
+    statuses = [verdict.status for verdict in verdicts]
     count = len(samples)
     return Rates(
         no_answer=statuses.count(Status.NO_ANSWER) / count,

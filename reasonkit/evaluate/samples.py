@@ -1,12 +1,13 @@
-"""What a model replied to a task, kept for good: two files that only ever grow.
+"""What a model replied to a task, and what was made of it: two files that only ever grow.
 
-    samples.jsonl    one line a sample: the reply with its tokens, its time, and the verdict of the day
-    verdicts.jsonl   later verdicts on the same replies, by another grader or another version of it
+    samples.jsonl    one line a reply, with its tokens and its time, or with the failure in its place
+    verdicts.jsonl   one line a verdict on a reply: which grader, what it found
 
-A reply costs a GPU and a verdict does not, so they are kept apart: rescoring touches no reply. A line is written
-at once and whole; what a kill leaves of its last line is cut off when the file is next opened, and everything
-before it is never sampled again. A sample is found by its key, a hash of all that decides its tokens: model,
-prompt, environment, sampling, seed, number. How many items or samples were asked for is no part of it.
+A reply costs a GPU and a verdict does not, so they are kept apart: a reply is written before it is judged, and
+judged again without being touched. A line is written at once and whole; what a kill leaves of its last line is cut
+off when the file is next opened, and everything before it is never done again. A reply is found by its key, a
+hash of all that decides its tokens: model, prompt, environment, sampling, seed, number. How many items or
+samples were asked for is no part of it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -27,31 +28,38 @@ from reasonkit.verifiers import Mode
 
 SAMPLES, VERDICTS = "samples.jsonl", "verdicts.jsonl"
 SAMPLING_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "stop")
+GAME = "env"
 BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reply, or the failure in its place."""
+    """One reply and the verdicts on it, or the failure in its place."""
 
     key: str
     uid: str
     number: int
     """Which of the item's samples it is, from 0."""
     text: str
+    """What is judged: the reply, or what an environment made of it."""
     finish_reason: FinishReason
-    verdicts: Mapping[Mode, Verdict]
-    """By grader. None where the reply has not been judged."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    """From the request to the end of the reply, waiting in the engine's queue included."""
+    """Spent generating, waiting in the engine's queue included."""
+    turns: Sequence[Sequence[str]] = ()
+    """Of several turns, each reply and what the environment answered."""
     failure: str | None = None
     """Why there is no reply. A failed sample is sampled again when the evaluation is run again."""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """By grader, or under GAME the environment's own, which stands whatever the grader."""
 
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    def verdict(self, mode: Mode) -> Verdict | None:
+        return self.verdicts.get(GAME) or self.verdicts.get(mode)
 
 
 def item_key(identity: str, record: Record, env: str, sampling: Sampling, seed: int) -> str:
@@ -78,42 +86,57 @@ def sample_key(item: str, number: int) -> str:
     return f"{item}-{number}"
 
 
-class SampleFile:
-    """The samples of one model on one task, open for adding to. Only one process may have it open."""
+FIELDS = tuple(each.name for each in fields(Sample) if each.name != "verdicts")
+"""What samples.jsonl holds of a sample."""
+
+
+class Samples:
+    """Samples by key, in memory."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Sample] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Keep a new reply. Its verdicts are `judge`'s to add."""
+        self.by_key[sample.key] = sample
+
+    def judge(self, key: str, by: str, verdict: Verdict) -> None:
+        """Keep a new verdict on a reply that is there."""
+        sample = self.by_key[key]
+        self.by_key[key] = replace(sample, verdicts={**sample.verdicts, by: verdict})
+
+
+class SampleFile(Samples):
+    """The samples of one model on one task, kept in a folder. Only one process may have it open."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._samples = _open_to_append(folder / SAMPLES)
         self._verdicts = _open_to_append(folder / VERDICTS)
-        self.samples = read_samples(folder)
+        self.by_key = read_samples(folder)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def add(self, sample: Sample) -> None:
-        """Keep a new sample. It is on disk, for all but a power cut, when this returns."""
-        _write(self._samples, _to_json(sample))
-        self.samples[sample.key] = sample
-
-    def judge(self, key: str, mode: Mode, verdict: Verdict) -> None:
-        """Keep a new verdict on a sample that is there."""
-        _write(self._verdicts, {"key": key, "grader": mode, **_verdict_json(verdict)})
-        sample = self.samples[key]
-        self.samples[key] = replace(sample, verdicts={**sample.verdicts, mode: verdict})
-
-    def close(self) -> None:
         self._samples.close()
         self._verdicts.close()
+
+    def add(self, sample: Sample) -> None:
+        """As Samples.add; on disk, for all but a power cut, when this returns."""
+        _write(self._samples, _to_json(sample))
+        super().add(sample)
+
+    def judge(self, key: str, by: str, verdict: Verdict) -> None:
+        _write(self._verdicts, {"key": key, "grader": by, **_verdict_json(verdict)})
+        super().judge(key, by, verdict)
 
 
 def read_samples(folder: Path) -> dict[str, Sample]:
     """All samples of a folder by key: of each the newest that is no failure, with its newest verdicts."""
     samples: dict[str, Sample] = {}
     for line in _lines(folder / SAMPLES):
-        sample = _from_json(line)
+        sample = Sample(**line)
         known = samples.get(sample.key)
         if known is None or known.failure is not None:
             samples[sample.key] = sample
@@ -168,33 +191,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _to_json(sample: Sample) -> dict[str, Any]:
-    return {
-        "key": sample.key,
-        "uid": sample.uid,
-        "sample": sample.number,
-        "text": sample.text,
-        "finish_reason": sample.finish_reason,
-        "prompt_tokens": sample.prompt_tokens,
-        "completion_tokens": sample.completion_tokens,
-        "seconds": round(sample.seconds, 4),
-        "failure": sample.failure,
-        "verdicts": {mode: _verdict_json(verdict) for mode, verdict in sample.verdicts.items()},
-    }
-
-
-def _from_json(line: Mapping[str, Any]) -> Sample:
-    return Sample(
-        key=line["key"],
-        uid=line["uid"],
-        number=line["sample"],
-        text=line["text"],
-        finish_reason=line["finish_reason"],
-        verdicts={mode: _verdict_from(each) for mode, each in line["verdicts"].items()},
-        prompt_tokens=line["prompt_tokens"],
-        completion_tokens=line["completion_tokens"],
-        seconds=line["seconds"],
-        failure=line["failure"],
-    )
+    content = {name: getattr(sample, name) for name in FIELDS if name != "seconds"}
+    return {**content, "seconds": round(sample.seconds, 4)}
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:

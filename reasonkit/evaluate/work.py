@@ -1,0 +1,167 @@
+"""One model on one task: which samples are wanted, which are there, what they come to.
+
+Nothing here samples or judges (run.py does). A Pair needs nothing of any other, so that each can be a worker's
+of its own: tasks × models is a set of independent Pairs, grouped by model because a model is dear to load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasonkit.engines import Sampling
+from reasonkit.engines.http_ledger import Price
+from reasonkit.evaluate.results import Item, Scores, TaskResult, evaluate_items, item_rows
+from reasonkit.evaluate.samples import GAME, SAMPLING_FIELDS, Sample, Samples, item_key, sample_key
+from reasonkit.records import Record, dumps
+from reasonkit.tasks import Task
+from reasonkit.verifiers import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """What is asked of every model: a task's items, how often, and how replies are drawn."""
+
+    task: Task
+    records: Sequence[Record]
+    k: int
+    sampling: Sampling
+    seed: int = 0
+    pass_at: int | None = None
+    """The k of the pass@k that is reported; None takes k itself."""
+    pins: Mapping[str, str] | None = None
+    """Hashes of the files that the items were read from."""
+    suite: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def samples(self) -> int:
+        return len(self.records) * self.k
+
+
+class Pair:
+    """A TaskPlan for one model, over the samples that it has so far."""
+
+    def __init__(self, model: str, identity: str, plan: TaskPlan, samples: Samples) -> None:
+        self.model = model
+        self.plan = plan
+        self.samples = samples
+        self.keys = {
+            record.uid: item_key(identity, record, ENV, plan.sampling, plan.seed) for record in plan.records
+        }
+
+    def missing(self) -> Iterator[tuple[Record, int]]:
+        """What is still to be sampled, in order; what failed before is tried again."""
+        for record in self.plan.records:
+            for number in range(self.plan.k):
+                sample = self._sample(record, number)
+                if sample is None or sample.failure is not None:
+                    yield record, number
+
+    def unjudged(self, mode: Mode) -> Iterator[tuple[Record, Sample]]:
+        """Replies without a verdict of this grader, or with one that says that the grader failed."""
+        for record, sample in self.replies():
+            verdict = sample.verdict(mode)
+            if verdict is None or verdict.status.is_failure:
+                yield record, sample
+
+    def replies(self) -> Iterator[tuple[Record, Sample]]:
+        for record in self.plan.records:
+            for number in range(self.plan.k):
+                sample = self._sample(record, number)
+                if sample is not None and sample.failure is None and GAME not in sample.verdicts:
+                    yield record, sample
+
+    def key(self, record: Record, number: int) -> str:
+        return sample_key(self.keys[record.uid], number)
+
+    def items(self) -> list[Item]:
+        task = self.plan.task
+        return [
+            Item(
+                uid=record.uid,
+                key=self.keys[record.uid],
+                prompt=_digest(record),
+                cluster=task.cluster_of(record),
+                groups={
+                    name: str(record.metadata[name]) for name in task.breakdown if name in record.metadata
+                },
+                samples=[
+                    sample
+                    for number in range(self.plan.k)
+                    if (sample := self._sample(record, number)) is not None
+                ],
+            )
+            for record in self.plan.records
+        ]
+
+    def result(self, mode: Mode, price: Price | None = None) -> TaskResult:
+        """What the samples come to, under `mode` and under any other grader that has judged them."""
+        plan, items = self.plan, self.items()
+        drawn = [sample for item in items for sample in item.samples]
+        pass_at = plan.pass_at or plan.k
+        modes: list[Mode] = [mode, *(each for each in MODES if each != mode and _judged_by(drawn, each))]
+        scores: dict[str, Scores] = {
+            each: found
+            for each in modes
+            if (found := evaluate_items(items, each, plan.task.metric, plan.k, pass_at)) is not None
+        }
+        prompt, completion = (
+            sum(getattr(sample, name) for sample in drawn) for name in ("prompt_tokens", "completion_tokens")
+        )
+        return TaskResult(
+            model=self.model,
+            task=plan.name,
+            grader=mode,
+            metric=plan.task.metric,
+            n=len(plan.records),
+            k=plan.k,
+            pass_at=pass_at,
+            sampling={name: getattr(plan.sampling, name) for name in SAMPLING_FIELDS},
+            seed=plan.seed,
+            drawn=sum(sample.failure is None for sample in drawn),
+            judged=sum(_is_judged(sample, mode) for sample in drawn),
+            scores=scores,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cost=None if price is None else price.of(prompt, completion),
+            about=_about(plan),
+            items=item_rows(items, mode, plan.task.metric),
+        )
+
+    def _sample(self, record: Record, number: int) -> Sample | None:
+        return self.samples.by_key.get(self.key(record, number))
+
+
+ENV = "single_turn"
+MODES: tuple[Mode, ...] = ("strict", "reasoning360")
+
+
+def _is_judged(sample: Sample, mode: Mode) -> bool:
+    verdict = sample.verdict(mode)
+    return verdict is not None and not verdict.status.is_failure
+
+
+def _judged_by(samples: Sequence[Sample], mode: Mode) -> bool:
+    return any(mode in sample.verdicts for sample in samples)
+
+
+def _digest(record: Record) -> str:
+    return hashlib.blake2b(dumps(list(record.prompt)).encode(), digest_size=6).hexdigest()
+
+
+def _about(plan: TaskPlan) -> dict[str, Any]:
+    task = plan.task
+    return {
+        "about": task.about,
+        "suite": plan.suite,
+        "reference": dict(task.reference),
+        "verifier": task.verifier,
+        "breakdown": list(task.breakdown),
+        "data": dict(plan.pins or {}),
+    }
