@@ -9,7 +9,16 @@ What a program does becomes a `RunStatus`; exceptions are about the sandbox itse
 """
 
 from reasonkit.sandbox.interface import Sandbox
-from reasonkit.sandbox.jobs import CallJob, CallResult, Limits, ProgramJob, ProgramResult, RunStatus
+from reasonkit.sandbox.jobs import (
+    CallJob,
+    CallResult,
+    Limits,
+    ProgramJob,
+    ProgramResult,
+    RunStatus,
+    ScriptJob,
+    ScriptResult,
+)
 from reasonkit.sandbox.plain import NotPlain, plain
 from reasonkit.sandbox.probes import ProbeOutcome, Report
 from reasonkit.sandbox.tiers import open_sandbox, probe
@@ -26,6 +35,8 @@ __all__ = [
     "Report",
     "RunStatus",
     "Sandbox",
+    "ScriptJob",
+    "ScriptResult",
     "languages",
     "open_sandbox",
     "plain",

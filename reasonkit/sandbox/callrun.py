@@ -18,7 +18,7 @@ from reasonkit.sandbox.process import JobCancelled, Order, Outcome
 
 _MAX_PROCESSES = 64
 # What a job may say of itself; everything else is decided outside.
-_OWN_WORDS = {
+OWN_WORDS = {
     status.value: status
     for status in (
         RunStatus.OK, RunStatus.RUNTIME_ERROR, RunStatus.COMPILE_ERROR, RunStatus.MEMORY, RunStatus.OUTPUT_LIMIT,
@@ -107,7 +107,7 @@ def read_answers(frames: list[Any], job: CallJob, results: list[CallResult]) -> 
         if message.get("loaded") is True:
             loaded = True
             continue
-        status, error = _OWN_WORDS.get(str(message.get("status"))), message.get("error")
+        status, error = OWN_WORDS.get(str(message.get("status"))), message.get("error")
         if status is None or not isinstance(error, str):
             return loaded
         if message.get("all") is True:

@@ -24,7 +24,16 @@ import tenacity
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.sandbox import callrun
 from reasonkit.sandbox.interface import Sandbox
-from reasonkit.sandbox.jobs import CallJob, CallResult, Limits, ProgramJob, ProgramResult, RunStatus
+from reasonkit.sandbox.jobs import (
+    CallJob,
+    CallResult,
+    Limits,
+    ProgramJob,
+    ProgramResult,
+    RunStatus,
+    ScriptJob,
+    ScriptResult,
+)
 from reasonkit.sandbox.process import Order, Outcome
 from reasonkit.sandbox.wire import BrokenFrame, FrameReader
 
@@ -205,6 +214,13 @@ class RemoteSandbox(Sandbox):
                 "read standard input instead, and name the files to collect",
             )
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
+
+    async def test(self, job: ScriptJob) -> ScriptResult:
+        raise ReasonkitError(
+            f"a SandboxFusion server runs a solution and its tests in one process, where the solution of"
+            f" {len(job.code)} characters could read and change its {len(job.script)} characters of tests",
+            "judge these records where a local tier holds: reasonkit doctor",
+        )
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
-from reasonkit.sandbox.jobs import CallJob, CallResult, ProgramJob, ProgramResult
+from reasonkit.sandbox.jobs import CallJob, CallResult, ProgramJob, ProgramResult, ScriptJob, ScriptResult
 
 
 class Sandbox(ABC):
@@ -20,6 +20,10 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def run(self, job: ProgramJob) -> ProgramResult: ...
+
+    @abstractmethod
+    async def test(self, job: ScriptJob) -> ScriptResult:
+        """A solution by a script that cannot see into it, nor it into the script."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -71,6 +71,34 @@ class ProgramJob:
 
 
 @dataclass(frozen=True)
+class ScriptJob:
+    """A solution and a script of assertions, or of pytest tests, that reaches it from another process.
+
+    `prefix` is code of the source, which stands before both. The script names what the solution defines, or imports
+    it from `solution`.
+    """
+
+    code: str
+    script: str
+    prefix: str = ""
+    pytest: bool = False
+    limits: Limits = Limits()
+    """Of each of the two processes."""
+
+
+@dataclass(frozen=True)
+class ScriptResult:
+    """`status` is OK where the script ran to its end, passed or not. `tamperable`: the solution's own word decided
+    about some of it. `inseparable` says what the script does that it cannot do from outside the solution."""
+
+    status: RunStatus
+    passed: bool = False
+    error: str = ""
+    tamperable: bool = False
+    inseparable: str = ""
+
+
+@dataclass(frozen=True)
 class CallResult:
     """`value` is plain JSON (see `plain`); `cpu_seconds` is what the job itself reported."""
 
@@ -91,3 +119,5 @@ class ProgramResult:
     wall_seconds: float = 0.0
     compile_output: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
+    tests: Mapping[str, str] = field(default_factory=dict)
+    """Of pytest: what became of each test, by the report of a process that code under test shares."""

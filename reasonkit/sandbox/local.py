@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from reasonkit.errors import ReasonkitError
-from reasonkit.sandbox import callrun, progrun
+from reasonkit.sandbox import callrun, progrun, testrun, toolchains
 from reasonkit.sandbox.interface import Sandbox
-from reasonkit.sandbox.jobs import CallJob, CallResult, ProgramJob, ProgramResult, RunStatus
+from reasonkit.sandbox.jobs import (
+    CallJob,
+    CallResult,
+    ProgramJob,
+    ProgramResult,
+    RunStatus,
+    ScriptJob,
+    ScriptResult,
+)
 from reasonkit.sandbox.process import Order, Outcome, WorkerFailed, WorkerProcess
 
 T = TypeVar("T")
-Performer = Callable[[Order], Outcome]
 
 
 class JobFuture(Future[T]):
@@ -37,9 +44,37 @@ class JobFuture(Future[T]):
         return super().cancel()
 
 
+class _Hands:
+    """The workers of one thread: one for every job, a second for the tests of a tested solution."""
+
+    def __init__(self, tier: str, first: WorkerProcess | None) -> None:
+        self.tier = tier
+        self._first = first
+        self._second: WorkerProcess | None = None
+
+    @property
+    def first(self) -> WorkerProcess:
+        self._first = self._first or WorkerProcess(self.tier)
+        return self._first
+
+    @property
+    def second(self) -> WorkerProcess:
+        self._second = self._second or WorkerProcess(self.tier)
+        return self._second
+
+    def perform(self, order: Order, cancelled: threading.Event) -> Outcome:
+        return self.first.perform(order, cancelled)
+
+    def drop(self) -> None:
+        for worker in (self._first, self._second):
+            if worker is not None:
+                worker.close()
+        self._first = self._second = None
+
+
 @dataclass
 class _Task:
-    work: Callable[[Performer, str], Any]
+    work: Callable[[_Hands, threading.Event], Any]
     give_up: Callable[[str], Any]
     future: JobFuture[Any]
 
@@ -73,6 +108,9 @@ class LocalSandbox(Sandbox):
     async def run(self, job: ProgramJob) -> ProgramResult:
         return await asyncio.wrap_future(self.submit_run(job))
 
+    async def test(self, job: ScriptJob) -> ScriptResult:
+        return await asyncio.wrap_future(self.submit_test(job))
+
     def call_blocking(self, job: CallJob) -> list[CallResult]:
         """For code without an event loop."""
         return self.submit_call(job).result()
@@ -83,15 +121,25 @@ class LocalSandbox(Sandbox):
     def submit_call(self, job: CallJob) -> JobFuture[list[CallResult]]:
         callrun.check(job)
         return self._submit(
-            lambda perform, box: callrun.run(job, perform, box),
+            lambda hands, stop: callrun.run(job, lambda order: hands.perform(order, stop), hands.first.box),
             lambda why: [CallResult(RunStatus.SANDBOX_ERROR, error=why)] * len(job.inputs),
         )
 
     def submit_run(self, job: ProgramJob) -> JobFuture[ProgramResult]:
         progrun.check(job, as_other_user=self._as_other_user)
         return self._submit(
-            lambda perform, box: progrun.run(job, perform, box, self._compiler),
+            lambda hands, stop: progrun.run(
+                job, lambda order: hands.perform(order, stop), hands.first.box, self._compiler
+            ),
             lambda why: ProgramResult(RunStatus.SANDBOX_ERROR, stderr=why),
+        )
+
+    def submit_test(self, job: ScriptJob) -> JobFuture[ScriptResult]:
+        if job.pytest:
+            toolchains.toolchain("pytest", as_other_user=self._as_other_user)
+        return self._submit(
+            lambda hands, stop: testrun.run(job, hands.first, hands.second, stop),
+            lambda why: ScriptResult(RunStatus.SANDBOX_ERROR, error=why),
         )
 
     async def close(self) -> None:
@@ -107,7 +155,9 @@ class LocalSandbox(Sandbox):
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, work: Callable[[Performer, str], T], give_up: Callable[[str], T]) -> JobFuture[T]:
+    def _submit(
+        self, work: Callable[[_Hands, threading.Event], T], give_up: Callable[[str], T]
+    ) -> JobFuture[T]:
         if self._closed:
             raise ReasonkitError("this sandbox is closed", "open another with open_sandbox()")
         future: JobFuture[T] = JobFuture()
@@ -115,32 +165,26 @@ class LocalSandbox(Sandbox):
         return future
 
     def _serve(self, worker: WorkerProcess | None) -> None:
+        hands = _Hands(self.tier, worker)
         while (task := self._queue.get()) is not None:
             if self._closed:
                 task.future.cancel()
             if task.future.set_running_or_notify_cancel():
-                worker = self._complete(task, worker)
-        if worker is not None:
-            worker.close()
+                self._complete(task, hands)
+        hands.drop()
 
-    def _complete(self, task: _Task, worker: WorkerProcess | None) -> WorkerProcess | None:
+    def _complete(self, task: _Task, hands: _Hands) -> None:
         failure = ""
         for _ in range(2):
             try:
-                if worker is None:
-                    worker = WorkerProcess(self.tier)
-                current = worker
-                result = task.work(lambda order: current.perform(order, task.future.abandoned), worker.box)  # noqa: B023
+                result = task.work(hands, task.future.abandoned)
             except WorkerFailed as error:
                 failure = str(error)
-                if worker is not None:
-                    worker.close()
-                worker = None
+                hands.drop()
             except BaseException as error:  # belongs to whoever waits, not to this thread
                 task.future.set_exception(error)
-                return worker
+                return
             else:
                 task.future.set_result(result)
-                return worker
+                return
         task.future.set_result(task.give_up(f"the sandbox lost its worker twice: {failure}"))
-        return None

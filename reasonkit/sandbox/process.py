@@ -13,7 +13,9 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,9 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTH
 
 class WorkerFailed(Exception):
     """The worker could not wall itself in, or died. Says why; becomes a tier that is not offered, or a retry."""
+
+
+Frame = tuple[Any, bytes]
 
 
 class JobCancelled(Exception):
@@ -151,6 +156,13 @@ class WorkerProcess:
             Path(self.box).rmdir()
 
     def perform(self, order: Order, cancelled: threading.Event) -> Outcome:
+        """Runs a job to its end."""
+        with self.begin(order, cancelled) as exchange:
+            return exchange.run()
+
+    @contextmanager
+    def begin(self, order: Order, cancelled: threading.Event) -> Iterator[Exchange]:
+        """Starts a job that is talked with. What has not ended by itself at the end of the block is ended."""
         self._orders += 1
         channel, theirs = socket.socketpair()
         inside = [theirs.detach()]
@@ -167,9 +179,12 @@ class WorkerProcess:
         finally:
             for descriptor in inside:
                 os.close(descriptor)
-        exchange = _Exchange(self.control, channel, outside, order, cancelled)
+        exchange = Exchange(self.control, channel, outside, order, cancelled)
         try:
-            return exchange.run()
+            try:
+                yield exchange
+            finally:
+                exchange.stop()
         except _WorkerGone as gone:
             raise WorkerFailed(f"{gone}: {self._last_words()}") from gone
         finally:
@@ -192,7 +207,7 @@ class WorkerProcess:
         }
 
 
-class _Exchange:
+class Exchange:
     """One job's traffic: the payload out; frames, streams and the worker's report back."""
 
     def __init__(
@@ -212,7 +227,8 @@ class _Exchange:
         self._frames = FrameReader(7 * limit + (1 << 16))
         self._texts = {descriptor: bytearray() for descriptor in streams}
         self._outgoing = memoryview(frame(dict(order.header), order.content))
-        self._kill_sent = False
+        self._received: deque[Frame] = deque()
+        self._kill_sent = self._finished = False
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._poll.register(channel, select.POLLIN | select.POLLOUT)
@@ -223,22 +239,46 @@ class _Exchange:
             self._poll.register(descriptor, select.POLLIN)
 
     def run(self) -> Outcome:
-        while True:
-            for descriptor, events in self._poll.poll(500):
-                if descriptor == self.control.fileno():
-                    self._finish()
-                    return self.outcome
-                if descriptor in self._texts:
-                    self._read_text(descriptor)
-                    continue
-                if events & select.POLLOUT:
-                    self._write_payload()
-                if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                    self._read_frames()
-            if self.cancelled.is_set():
-                self._kill()
+        while not self._finished:
+            self._step()
+        self.outcome.frames = [message for message, _ in self._received]
+        return self.outcome
 
-    def _kill(self) -> None:
+    def hear(self) -> Frame | None:
+        """The next frame of a job that is talked with; None once it has ended."""
+        while not self._received and not self._finished:
+            self._step()
+        return self._received.popleft() if self._received and not self.outcome.broken else None
+
+    def say(self, message: Any, blob: bytes = b"") -> None:
+        """Sends a frame to the job."""
+        self._outgoing = memoryview(bytes(self._outgoing) + frame(message, blob))
+        if self.channel.fileno() in self._registered:
+            self._poll.modify(self.channel, select.POLLIN | select.POLLOUT)
+
+    def stop(self) -> Outcome:
+        """Ends a job that is not needed any more."""
+        if not self._finished:
+            self.kill()
+        return self.run()
+
+    def _step(self) -> None:
+        for descriptor, events in self._poll.poll(500):
+            if descriptor == self.control.fileno():
+                self._finish()
+                self._finished = True
+                return
+            if descriptor in self._texts:
+                self._read_text(descriptor)
+                continue
+            if events & select.POLLOUT:
+                self._write_payload()
+            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self._read_frames()
+        if self.cancelled.is_set():
+            self.kill()
+
+    def kill(self) -> None:
         if not self._kill_sent:
             self._kill_sent = True
             try:
@@ -270,13 +310,13 @@ class _Exchange:
         if self.outcome.broken:
             return True
         try:
-            self.outcome.frames += [message for message, _ in self._frames.feed(data)]
+            self._received += self._frames.feed(data)
         except BrokenFrame as error:
             self.outcome.broken = str(error)
-        if len(self.outcome.frames) > self.order.most_frames:
+        if len(self._received) > self.order.most_frames:
             self.outcome.broken = "more answers than questions"
         if self.outcome.broken:
-            self._kill()
+            self.kill()
         return True
 
     def _read_text(self, descriptor: int) -> bool:
@@ -292,7 +332,7 @@ class _Exchange:
         text += data[:room]
         if len(data) > room:
             self.outcome.overflow = True
-            self._kill()
+            self.kill()
         return True
 
     def _forget(self, descriptor: int) -> None:

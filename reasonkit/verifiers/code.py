@@ -1,9 +1,10 @@
 """Programs, by the tests that come with the problem, run in the sandbox and compared outside of it.
 
 The solution is the last fence of the language after the thinking. Inputs go into the sandbox and plain outputs
-come out; expected values never go in, so there is nothing in there to read, replace or outwit. Only a script of
-assertions that cannot be taken apart runs beside the solution: its verdicts carry `tamperable` among their
-details.
+come out; expected values never go in, so there is nothing in there to read, replace or outwit. A script of
+assertions that cannot be taken apart runs in a process of its own, which asks the solution's for every call. Where
+such a script compares two of the solution's own objects, the solution's word decides, and the verdict says so
+(`tamperable`). A script that needs the solution in its own process makes the record unusable: an error.
 
 CPU time decides, of each test and of the whole: a busy machine changes no verdict. A missing toolchain, like a
 sandbox that cannot be opened, is an error that says what to install. `reasonkit.sandbox` says what stands
@@ -15,20 +16,26 @@ there."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.records import Record, Verdict
-from reasonkit.sandbox import CallJob, CallResult, Limits, ProgramJob, ProgramResult, RunStatus, Sandbox
-from reasonkit.verifiers.code_asserts import ENTRY, LONGEST_SCRIPT, Cases
+from reasonkit.sandbox import (
+    CallJob,
+    CallResult,
+    Limits,
+    ProgramJob,
+    ProgramResult,
+    RunStatus,
+    Sandbox,
+    ScriptJob,
+    ScriptResult,
+)
+from reasonkit.verifiers.code_asserts import ENTRY, Cases
 from reasonkit.verifiers.code_compare import same_output, same_output_reasoning360
 from reasonkit.verifiers.code_tests import Calls, Programs, Script, Suite, answer_of, programs, suite_of
 from reasonkit.verifiers.extract import after_thinking, fences
@@ -69,12 +76,19 @@ async def verify_code(record: Record, text: str, grader: Grader) -> Verdict:
     code = solution_in(text, suite.language)
     if code is None:
         return Verdict.no_answer(f"the reply has no closed {suite.language} fence after its thinking")
+    tamperable = False
     try:
         sandbox = await grader.sandbox()
-        outcomes = await _outcomes(suite, code, sandbox)
+        if isinstance(suite.tests, Script):
+            outcome, tested = await _script(suite.tests, suite.prefix, code, sandbox)
+            if tested.inseparable:
+                return unusable(tested.inseparable)
+            outcomes, tamperable = [outcome], tested.tamperable
+        else:
+            outcomes = await _outcomes(suite, code, sandbox)
     except ReasonkitError as error:
         return refused(error)
-    return _verdict(suite, code, outcomes, sandbox.tier)
+    return _verdict(suite, code, outcomes, {"tier": sandbox.tier, "tamperable": tamperable})
 
 
 def solution_in(text: str, language: str) -> str | None:
@@ -92,6 +106,13 @@ def refused(error: ReasonkitError) -> Verdict:
     return Verdict.error(f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
+def unusable(why: str) -> Verdict:
+    """The record's tests cannot be run apart from what they test, whatever the reply."""
+    return Verdict.error(
+        f"the tests cannot be kept apart from the solution: {why}; leave this record out", unusable=True
+    )
+
+
 def failed_infrastructure(results: Sequence[CallResult | ProgramResult]) -> str | None:
     """What the sandbox says of itself, where it and not the program failed."""
     for result in results:
@@ -100,15 +121,10 @@ def failed_infrastructure(results: Sequence[CallResult | ProgramResult]) -> str 
     return None
 
 
-def _verdict(suite: Suite, code: str, outcomes: Sequence[Outcome], tier: str) -> Verdict:
+def _verdict(suite: Suite, code: str, outcomes: Sequence[Outcome], about: dict[str, Any]) -> Verdict:
     total = 1 if isinstance(suite.tests, Script) else len(_inputs(suite.tests))
     passed = sum(outcome.passed for outcome in outcomes)
-    details: dict[str, Any] = {
-        "tier": tier,
-        "tests": total,
-        "passed": passed,
-        "tamperable": isinstance(suite.tests, Script),
-    }
+    details: dict[str, Any] = {**about, "tests": total, "passed": passed}
     failed = [(number, outcome) for number, outcome in enumerate(outcomes, 1) if not outcome.passed]
     if not failed:
         return Verdict.correct(code, f"passed all {total} tests", **details)
@@ -129,9 +145,8 @@ def _inputs(tests: Calls | Programs | Cases) -> tuple[Any, ...]:
 
 
 async def _outcomes(suite: Suite, code: str, sandbox: Sandbox) -> list[Outcome]:
+    assert not isinstance(suite.tests, Script)
     whole = f"{suite.prefix}\n{code}" if suite.prefix else code
-    if isinstance(suite.tests, Script):
-        return [await _script(suite.tests, suite.prefix, code, sandbox)]
     count = len(_inputs(suite.tests))
     if suite.partial or count == 1:
         return await _some(suite, whole, range(count), sandbox)
@@ -200,76 +215,13 @@ def shown(value: Any) -> str:
 
 # Scripts that stay whole
 
-_SAME = """
-def _reasonkit_same(left, right, plain=plain, NotPlain=NotPlain):
-    try:
-        wanted = plain(right)
-    except NotPlain:
-        return left == right
-    try:
-        return plain(left) == wanted
-    except NotPlain:
-        return False
-"""
-"""Loaded before the solution, which could change what it imports."""
-_RUNNER = """
-def _reasonkit_tests(script, token):
-    names = globals()
-    exec(compile(script, "tests.py", "exec"), names)
-    return token
-"""
-"""The token is handed in with the call, after the solution was loaded, so that leaving early is no success. It is
-in reach of code that looks for it."""
 
-
-class _ByData(ast.NodeTransformer):
-    """`==` asks what values hold, not what objects say of themselves."""
-
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        match node:
-            case ast.Compare(left, [ast.Eq()], [right]):
-                return ast.Call(ast.Name("_reasonkit_same", ast.Load()), [left, right], [])
-            case _:
-                return node
-
-
-@cache
-def _plain_source() -> str:
-    """The module itself: pytest may run on another machine, which knows nothing of this package."""
-    return (resources.files("reasonkit.sandbox") / "plain.py").read_text(encoding="utf-8")
-
-
-def _by_data(script: str) -> str:
-    try:
-        return ast.unparse(ast.fix_missing_locations(_ByData().visit(ast.parse(script))))
-    except (SyntaxError, RecursionError):
-        return script
-
-
-async def _script(script: Script, prefix: str, code: str, sandbox: Sandbox) -> Outcome:
-    text = script.text if len(script.text) > LONGEST_SCRIPT else _by_data(script.text)
-    if script.pytest:
-        files = {
-            "solution.py": f"{prefix}\n{code}".encode(),
-            "_reasonkit.py": (_plain_source() + _SAME).encode(),
-        }
-        files |= {"conftest.py": b""}  # taken, so that one which the solution writes is not looked for
-        text = f"from _reasonkit import _reasonkit_same\n{text}"
-        return _of_pytest(await sandbox.run(ProgramJob("pytest", text, files=files, limits=_limits())))
-    token = secrets.token_hex(16)
-    source = f"from reasonkit.sandbox.plain import NotPlain, plain\n{_SAME}{prefix}\n{code}\n{_RUNNER}"
-    inputs = ([text, token],)
-    (answer,) = await sandbox.call(CallJob(source, "_reasonkit_tests", inputs, _limits(), SUITE_CPU))
-    if answer.status is not RunStatus.OK:
-        return _stopped(answer)
-    return Outcome(answer.value == token, reason="the tests did not run to their end")
-
-
-def _of_pytest(ran: ProgramResult) -> Outcome:
-    if ran.status is RunStatus.OK:
-        return Outcome(True)
-    return Outcome(False, ran.status, f"pytest: {last_words(ran.stdout) or last_words(ran.stderr)}")
+async def _script(script: Script, prefix: str, code: str, sandbox: Sandbox) -> tuple[Outcome, ScriptResult]:
+    result = await sandbox.test(ScriptJob(code, script.text, prefix, script.pytest, _limits()))
+    if result.status is not RunStatus.OK:
+        words = f"{result.status.value.replace('_', ' ')}: {last_words(result.error)}"
+        return Outcome(False, result.status, words), result
+    return Outcome(result.passed, reason=last_words(result.error)), result
 
 
 # The published grader

@@ -8,8 +8,8 @@
 and in all of them `language`, which is Python unless it says otherwise. The answer may be JSON text of one of
 these.
 
-A script of assertions runs beside the code that it judges, which can then read and change it. So it is taken
-apart where it can be (`code_asserts`): the calls go into the sandbox, the expected values stay outside."""
+A script of assertions is taken apart where it can be (`code_asserts`): the calls go into the sandbox, the expected
+values stay outside. Where it cannot, it runs in a process of its own (`sandbox.ScriptJob`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Assertions that could not be taken apart: they run in the same process as what they judge."""
+    """Assertions that could not be taken apart: they run whole, in a process beside the solution's."""
 
     text: str
     pytest: bool

@@ -33,7 +33,6 @@ SUITES: dict[str, Mapping[str, Any]] = {
     "whole script": {"functional": WHOLE},
     "whole pytest": {"pytest": "from solution import double\n" + "def test_it():\n" + indent(WHOLE, "    ")},
 }  # fmt: skip
-TAMPERABLE = ("whole script", "whole pytest")
 GOLD = "def double(n):\n    return 2 * n"
 
 
@@ -78,7 +77,7 @@ def test_gold_wrong_and_missing_programs(sandbox: LocalSandbox, suite: str) -> N
     right = judge(sandbox, given, fenced(program_of(GOLD, suite)))
     assert (right.status, right.score) == (Status.CORRECT, 1.0), right
     assert right.details["tier"] == sandbox.tier
-    assert right.details["tamperable"] is (suite in TAMPERABLE)
+    assert right.details["tamperable"] is False
     for wrong in (
         "def double(n): return 42",
         "def double(n): return str(2 * n) + ' '",
@@ -214,9 +213,17 @@ def judge_all(sandbox: LocalSandbox, suite: str, programs: Mapping[str, str]) ->
     return dict(zip(programs, asyncio.run(together()), strict=True))
 
 
-@pytest.mark.parametrize("suite", [suite for suite in SUITES if suite not in TAMPERABLE])
-def test_no_cheat_is_paid(sandbox: LocalSandbox, suite: str) -> None:
-    for name, verdict in judge_all(sandbox, suite, CHEATS).items():
+STARTED = ("34", "35", "36", "37 int", "38", "41", "43")
+"""pytest takes a quarter of a second of CPU to start."""
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_no_cheat_is_paid(sandbox: LocalSandbox, suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "SUITE_CPU", 3.0)  # one of them holds itself up
+    tried = {
+        name: each for name, each in CHEATS.items() if suite != "whole pytest" or name.startswith(STARTED)
+    }
+    for name, verdict in judge_all(sandbox, suite, tried).items():
         if suite == "stdio" and name == "text":
             assert verdict.score == 1.0, "what is printed is text"
             continue
@@ -224,23 +231,14 @@ def test_no_cheat_is_paid(sandbox: LocalSandbox, suite: str) -> None:
         assert verdict.status in (Status.WRONG, Status.TIMEOUT), (name, verdict)
 
 
-PAID_IN_WHOLE_SCRIPTS = {"41 frame walk"}
-"""What runs in one process with the expected values can find them. That is why such verdicts say `tamperable`."""
-STARTED = ("34", "35", "36", "37 int", "38", "43")
-"""pytest takes most of a second of CPU to start."""
-
-
-@pytest.mark.parametrize("suite", TAMPERABLE)
-def test_a_script_that_stays_whole_resists_what_it_can_and_says_that_it_may_not(
-    sandbox: LocalSandbox, suite: str
+def test_tests_that_need_the_solution_in_their_own_process_make_the_record_unusable(
+    sandbox: LocalSandbox,
 ) -> None:
-    tried = {
-        name: each for name, each in CHEATS.items() if suite == "whole script" or name.startswith(STARTED)
-    }
-    for name, verdict in judge_all(sandbox, suite, tried).items():
-        assert verdict.details["tamperable"] is True
-        if name not in PAID_IN_WHOLE_SCRIPTS:
-            assert verdict.score == 0.0, (name, verdict)
+    given = record({"functional": "class Own: pass\nfor n in (1,): assert double(Own()) == 2"})
+    for program in (GOLD, "def double(n): return 2"):
+        verdict = judge(sandbox, given, fenced(program))
+        assert (verdict.status, verdict.details["unusable"]) == (Status.ERROR, True)
+        assert "objects of its own classes" in verdict.reason
 
 
 @pytest.mark.parametrize("suite", ["calls", "stdio", "whole script", "whole pytest"])

@@ -80,7 +80,7 @@ def run(job: dict[str, Any], streams: Streams | None, channel: Channel) -> None:
     try:
         code = compile(job["code"], _FILE, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        channel.send_all("compile_error", _describe(error))
+        channel.send_all("compile_error", describe(error))
         return
     inputs = enumerate(job["inputs"], start=job["first"])
     if streams is not None:
@@ -114,12 +114,12 @@ def _load_entry(code: types.CodeType, entry: str, channel: Channel) -> Callable[
     sys.modules["solution"] = module
     sys.stdin = io.StringIO("")
     sys.stdout = io.TextIOWrapper(
-        _Capture(channel.limit), encoding="utf-8", errors="replace", write_through=True
+        Capture(channel.limit), encoding="utf-8", errors="replace", write_through=True
     )
     try:
         exec(code, module.__dict__)  # noqa: S102  this is what the sandbox is for
     except BaseException as error:  # whatever a program does is a result
-        channel.send_all(_status_of(error), _describe(error))
+        channel.send_all(status_of(error), describe(error))
         return None
     names = entry.split(".")
     if len(names) == 1 and names[0] not in module.__dict__ and "Solution" in module.__dict__:
@@ -134,14 +134,14 @@ def _load_entry(code: types.CodeType, entry: str, channel: Channel) -> Callable[
     try:
         find()
     except BaseException as error:
-        channel.send_all("runtime_error", f"no callable '{entry}': {_describe(error)}")
+        channel.send_all("runtime_error", f"no callable '{entry}': {describe(error)}")
         return None
     return find
 
 
 def _call_once(find: Callable[[], Any], index: int, given: Any, channel: Channel) -> None:
     args, kwargs = (given, {}) if isinstance(given, list) else (given["args"], given.get("kwargs", {}))
-    capture = _Capture(channel.limit)
+    capture = Capture(channel.limit)
     sys.stdout = io.TextIOWrapper(capture, encoding="utf-8", errors="replace", write_through=True)
     random.seed(0)
     began = _cpu()
@@ -151,7 +151,7 @@ def _call_once(find: Callable[[], Any], index: int, given: Any, channel: Channel
     except NotPlain as error:
         outcome.status, outcome.error = "runtime_error", f"the result cannot be compared: {error}"
     except BaseException as error:
-        outcome.status, outcome.error = _status_of(error), _describe(error)
+        outcome.status, outcome.error = status_of(error), describe(error)
     outcome.cpu = _cpu() - began
     outcome.stdout = capture.text()
     channel.send(index, outcome)
@@ -208,9 +208,9 @@ def _run_program(code: types.CodeType, index: int, text: str, streams: Streams, 
             finish_like_the_interpreter()
     except SystemExit as error:
         if error.code not in (None, 0):
-            outcome.status, outcome.error = "runtime_error", f"exit {_describe(error)}"
+            outcome.status, outcome.error = "runtime_error", f"exit {describe(error)}"
     except BaseException as error:
-        outcome.status, outcome.error = _status_of(error), _describe(error)
+        outcome.status, outcome.error = status_of(error), describe(error)
     module.__dict__.clear()  # files that the program left open are flushed, as at the end of a process
     outcome.cpu = _cpu() - began
     outcome.stdout, too_much = streams.output()
@@ -241,7 +241,7 @@ def _cpu() -> float:
     return max(time.process_time(), time.thread_time())
 
 
-class _Capture(io.BytesIO):
+class Capture(io.BytesIO):
     """Printed text, up to a limit."""
 
     def __init__(self, limit: int) -> None:
@@ -260,13 +260,13 @@ class _Capture(io.BytesIO):
             return ""
 
 
-def _status_of(error: BaseException) -> str:
+def status_of(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "memory"
     return "output_limit" if isinstance(error, _OutputLimit) else "runtime_error"
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The last lines of the traceback; an exception's own `__str__` may do anything."""
     try:
         return "".join(traceback.format_exception(error, limit=-3))[-_ERROR_CHARACTERS:]

@@ -21,7 +21,18 @@ import traceback
 from typing import Any, NoReturn
 
 from reasonkit.sandbox import wire
-from reasonkit.sandbox.worker import box, calls, confine, jail, kernel, landlock, programs, watch
+from reasonkit.sandbox.worker import (
+    asked,
+    asking,
+    box,
+    calls,
+    confine,
+    jail,
+    kernel,
+    landlock,
+    programs,
+    watch,
+)
 
 _MESSAGE = 1 << 16
 _SETUP_FAILED = 97
@@ -159,6 +170,10 @@ class Worker:
         os.environ.update(header["env"])
         if job["kind"] == "call":
             calls.serve(header, streams, channel)
+        elif job["kind"] == "asked":
+            asked.serve(header, channel)
+        elif job["kind"] == "asking":
+            asking.serve(header, channel)
         elif job["kind"] == "pytest":
             programs.run_pytest(header["args"], channel)
         else:

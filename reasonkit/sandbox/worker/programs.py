@@ -77,19 +77,42 @@ def run_pytest(args: list[str], channel: int) -> NoReturn:
     produces none. Code under test shares this process and could still send counts of its own."""
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)  # noqa: SIM115
-    sys.path.insert(0, os.getcwd())
+    ran = pytest_here(args)
+    sys.stdout.flush()
+    write_all(channel, frame({"pytest": ran.counts, "status": ran.status, "outcomes": ran.outcomes}))
+    os._exit(ran.status)
+
+
+class Ran:
+    """What pytest reports while it runs, as one of its plugins."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+        self.outcomes: dict[str, str] = {}
+        """Of each test by its name; a set-up or tear-down that failed makes the test one that failed."""
+        self.first_failure = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.counts[report.outcome] += 1
+            if self.outcomes.get(report.nodeid) != "failed":
+                self.outcomes[report.nodeid] = report.outcome
+            if report.outcome == "failed" and not self.first_failure:
+                self.first_failure = str(report.longreprtext)[-500:]
+
+    @property
+    def all_passed(self) -> bool:
+        return self.status == 0 and self.counts["failed"] == 0 and self.counts["passed"] > 0
+
+
+def pytest_here(args: list[str]) -> Ran:
+    for folder in ("src", ""):
+        sys.path.insert(0, os.path.join(os.getcwd(), folder).rstrip("/"))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins of this machine have no part in a verdict
     import pytest
 
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-    class Counter:
-        def pytest_runtest_logreport(self, report: Any) -> None:
-            if report.when == "call" or report.outcome != "passed":
-                counts[report.outcome] += 1
-
+    ran = Ran()
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "/dev/null", *args]
-    status = int(pytest.main(options, plugins=[Counter()]))
-    sys.stdout.flush()
-    write_all(channel, frame({"pytest": counts, "status": status}))
-    os._exit(status)
+    ran.status = int(pytest.main(options, plugins=[ran]))
+    return ran
