@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from reasonkit.errors import UsageError
 from reasonkit.recipe import ModelConfig, Part
 from reasonkit.records import Completion, FinishReason, Message
 from reasonkit.registry import bind, resolve
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ENGINES: dict[str, str] = {
     "transformers": "reasonkit.engines.transformers:TransformersEngine",
+    "vllm": "reasonkit.engines.vllm:VllmEngine",
 }
 
 
@@ -58,6 +60,20 @@ def cut_after(text: str, stops: Sequence[str]) -> str:
     """The text up to and including the stop text that ends first."""
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     return text[: min(ends)] if ends else text
+
+
+def check_request(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
+    """Refuses what no engine could serve. A prompt that leaves no room for the reply is refused, not cut."""
+    if not prompt_ids:
+        raise UsageError("the prompt has no tokens", "give generate() at least one token id")
+    if sampling.max_tokens < 1:
+        raise UsageError(f"max_tokens is {sampling.max_tokens}", "ask for at least one token")
+    if len(prompt_ids) + sampling.max_tokens > context:
+        raise UsageError(
+            f"a prompt of {len(prompt_ids)} tokens and max_tokens {sampling.max_tokens} exceed the context "
+            f"of {context} tokens",
+            f"shorten the prompt, or ask for at most {max(context - len(prompt_ids), 0)} tokens",
+        )
 
 
 class WeightSource(Protocol):

@@ -19,9 +19,16 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from reasonkit.engines import Sampling, WeightSource
+from reasonkit.engines import Sampling, WeightSource, check_request
 from reasonkit.engines.decoder import Decoder, Request
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Completion
@@ -82,7 +89,7 @@ class TransformersEngine:
         torch.nn.Module.to(model, device)
         return cls(
             model,
-            end_of_turn_ids(model, tokenizer),
+            end_of_turn_ids(model.config, model.generation_config, tokenizer),
             tokenizer,
             slots=slots,
             context=context,
@@ -174,16 +181,7 @@ class TransformersEngine:
 
     def _check(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         self._check_open()
-        if not prompt_ids:
-            raise UsageError("the prompt has no tokens", "give generate() at least one token id")
-        if sampling.max_tokens < 1:
-            raise UsageError(f"max_tokens is {sampling.max_tokens}", "ask for at least one token")
-        if len(prompt_ids) + sampling.max_tokens > self.context:
-            raise UsageError(
-                f"a prompt of {len(prompt_ids)} tokens and max_tokens {sampling.max_tokens} exceed the context "
-                f"of {self.context} tokens",
-                f"shorten the prompt, or ask for at most {max(self.context - len(prompt_ids), 0)} tokens",
-            )
+        check_request(prompt_ids, sampling, self.context)
         if sampling.stop and self._tokenizer is None:
             raise UsageError(
                 f"stop texts {sampling.stop} need a tokenizer, and this engine was made without one",
@@ -191,11 +189,13 @@ class TransformersEngine:
             )
 
 
-def end_of_turn_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_of_turn_ids(
+    config: PreTrainedConfig, generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
     """Every token that ends a reply, wherever the model's folder names it."""
-    assert model.generation_config is not None
-    config = model.config.get_text_config().to_dict()
-    named = (model.generation_config.eos_token_id, config.get("eos_token_id"), tokenizer.eos_token_id)
+    text = config.get_text_config().to_dict()
+    generated = None if generation is None else generation.eos_token_id
+    named = (generated, text.get("eos_token_id"), tokenizer.eos_token_id)
     ids: set[int] = set()
     for entry in named:
         ids.update(entry if isinstance(entry, list) else [] if entry is None else [entry])
