@@ -25,18 +25,9 @@ from reasonkit.records import FinishReason, Message
 ANTHROPIC_VERSION = "2023-06-01"
 SEEDS = 2**31
 """Servers differ in how large a seed they take; all take this many. The cache knows the whole seed."""
-FINISHED: dict[str, FinishReason] = {
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "model_context_window_exceeded": "length",
-    "content_filter": "abort",
-    "refusal": "abort",
-    "abort": "abort",
-    "error": "abort",
-    "insufficient_system_resource": "abort",
-}
-"""What servers call an end that is not an ordinary stop."""
+_LENGTH = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded"})
+_BROKEN = frozenset({"abort", "error", "insufficient_system_resource"})
+"""What servers call the end of a reply that was cut by a limit, and of one that they failed to finish."""
 
 
 class HttpChat:
@@ -93,7 +84,7 @@ class HttpChat:
         most = price.of(most_prompt_tokens(messages), sampling.max_tokens) if price is not None else None
         reply = await self._client.post(path, body, self._read, most)
         self.ledger.answered += 1
-        if self._cache is not None and reply.finish_reason != "abort":
+        if self._cache is not None:
             self._cache.put(key, reply)
         return reply
 
@@ -148,6 +139,13 @@ def price_of(model: ModelName, prices: Mapping[str, Price]) -> Price | None:
     return FREE if model.engine == "local" else None
 
 
+def finish_reason(said: str | None) -> FinishReason:
+    """A reply that the provider's filter ended is over, as one that the model ended; one that broke off is none."""
+    if said in _BROKEN:
+        raise ValueError(f"the server broke the reply off: {said}")
+    return "length" if said in _LENGTH else "stop"
+
+
 def headers_for(provider: Provider, key: str) -> dict[str, str]:
     if provider.api == "anthropic":
         return {"anthropic-version": ANTHROPIC_VERSION} | ({"x-api-key": key} if key else {})
@@ -199,7 +197,7 @@ def _read_openai(answer: Any) -> Reply:
     usage = answer.get("usage") or {}
     return Reply(
         text,
-        FINISHED.get(choice.get("finish_reason") or "stop", "stop"),
+        finish_reason(choice.get("finish_reason")),
         int(usage.get("prompt_tokens") or 0),
         int(usage.get("completion_tokens") or 0),
     )
@@ -212,7 +210,7 @@ def _read_anthropic(answer: Any) -> Reply:
     usage = answer.get("usage") or {}
     return Reply(
         text,
-        FINISHED.get(answer.get("stop_reason") or "stop", "stop"),
+        finish_reason(answer.get("stop_reason")),
         int(usage.get("input_tokens") or 0),
         int(usage.get("output_tokens") or 0),
     )

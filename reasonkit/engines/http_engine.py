@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reasonkit.engines import Sampling, WeightSource
-from reasonkit.engines.http import FINISHED, SEEDS, headers_for, price_of
+from reasonkit.engines.http import SEEDS, finish_reason, headers_for, price_of
 from reasonkit.engines.http_client import HttpClient, HttpSettings, RequestFailed
 from reasonkit.engines.http_ledger import Booking, Ledger, Price
 from reasonkit.engines.http_providers import key_of, provider_at
@@ -67,7 +67,7 @@ class HttpEngine:
         return Completion(
             token_ids=ids,
             logprobs=tuple(choice["logprobs"]["token_logprobs"]),
-            finish_reason=FINISHED.get(choice["finish_reason"], "stop"),
+            finish_reason=finish_reason(choice["finish_reason"]),
             versions=(VersionSpan(0, 0, len(ids)),) if ids else (),
             text=choice["text"],
         )
@@ -100,6 +100,7 @@ class HttpEngine:
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
             if len(ids) != len(logprobs) or not all(isinstance(value, float | int) for value in logprobs):
                 raise ValueError(f"{len(ids)} ids and {len(logprobs)} log-probabilities")
+            finish_reason(choice["finish_reason"])
             self.ledger.prompt_tokens += len(prompt_ids)
             self.ledger.completion_tokens += len(ids)
             if self._price is not None:

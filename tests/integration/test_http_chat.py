@@ -108,7 +108,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         ("finish", "expected"),
-        [("stop", "stop"), ("length", "length"), ("content_filter", "abort"), ("tool_calls", "stop")],
+        [("stop", "stop"), ("length", "length"), ("content_filter", "stop"), ("tool_calls", "stop")],
     )
     def test_how_a_reply_ended(self, finish: str, expected: str) -> None:
         def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -267,6 +267,10 @@ class TestCost:
         (Garbage(b'{"choices": []}'), "unreadable"),
         (Garbage(b'{"choices": [{"message": {"content": 5}}]}'), "unreadable"),
         (Garbage(b"[" * 100_000), "unreadable"),
+        (
+            Garbage(b'{"choices": [{"message": {"content": "It is"}, "finish_reason": "abort"}]}'),
+            "unreadable",
+        ),
         (Slow(9.0), "timeout"),
         (Drop(), "connection"),
         (Drop(mid=True), "connection"),
