@@ -5,7 +5,8 @@ get here, so no function needs a mask. How token losses become one number is a w
 along, computed from the counts of the whole batch (`token_weights`). The loss is then a plain sum, and sums over
 micro-batches, packs or ranks add up to the same gradient however the batch is cut.
 
-Left out: the forward pass, and the corrections for samples from stale weights.
+Samples may come from an engine whose log-probabilities differ from the learner's: other kernels, other precision,
+older weights. A correction weighs each token's policy loss by how far they are apart. Left out: the forward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class LossInputs:
     logprobs: Tensor
     """Of the weights being trained; the only tensor, with `entropy`, that carries a gradient."""
     old_logprobs: Tensor
-    """Of the weights that sampled, fixed over all updates of a rollout batch."""
+    """By the learner before it updated on this rollout batch: fixed over all its updates."""
+    sampler_logprobs: Tensor
+    """As the engine gave them."""
     advantages: Tensor
     weights: Tensor
     """Each token's share in the batch's loss."""
@@ -39,7 +42,7 @@ class LossInputs:
     entropy: Tensor | None = None
     """Of the distribution that each token was drawn from."""
     reference_logprobs: Tensor | None = None
-    """Of the model that training must not leave behind."""
+    """Of the model that training must not leave behind; None where nothing in the loss holds it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,23 @@ PolicyLoss = Callable[[LossInputs], TokenLoss]
 
 LOSSES: dict[str, str] = {
     "clipped": "reasonkit.losses:clipped",
+    "gspo": "reasonkit.losses:gspo",
+    "cispo": "reasonkit.losses:cispo",
     "nll": "reasonkit.losses:nll",
 }
 
-SILENT_AT_ZERO = frozenset({"clipped", "nll"})
+Correction = Callable[[Tensor, Tensor], Tensor]
+"""(log of learner's over engine's probability of each token, its sequence) -> weight of each token's loss."""
+
+CORRECTIONS: dict[str, str] = {
+    "none": "reasonkit.losses:no_correction",
+    "token_tis": "reasonkit.losses:token_tis",
+    "sequence_tis": "reasonkit.losses:sequence_tis",
+    "icepop": "reasonkit.losses:icepop",
+    "geometric": "reasonkit.losses:geometric",
+}
+
+SILENT_AT_ZERO = frozenset({"clipped", "gspo", "cispo", "nll"})
 """Policy losses that give a token of advantage 0 no gradient, whatever its ratio."""
 
 
@@ -84,15 +100,48 @@ def clipped(
     if dual is not None:
         bounded = torch.minimum(values, -advantages * dual)
         values = torch.where(advantages < 0, bounded, values)
-    return TokenLoss(
-        values,
-        {
-            "ratio": ratio.detach(),
-            "clip_low": (advantages < 0) & (ratio.detach() < lowest),
-            "clip_high": (advantages > 0) & (ratio.detach() > highest),
-            "kl_old": divergence(inputs.logprobs, inputs.old_logprobs, "k3"),
-        },
-    )
+    return TokenLoss(values, _measured(inputs, ratio, lowest, highest))
+
+
+def gspo(inputs: LossInputs, *, low: float = 3e-4, high: float = 4e-4) -> TokenLoss:
+    """As clipped, with one ratio a sequence: the geometric mean of its tokens' ratios."""
+    log_ratios = log_ratio(inputs)
+    mean = _sequence_mean(log_ratios.detach(), inputs.sequences)
+    # The value is the sequence's ratio; the gradient flows through each token's own log-probability.
+    ratio = (mean + log_ratios - log_ratios.detach()).exp()
+    advantages, lowest, highest = inputs.advantages, 1.0 - low, 1.0 + high
+    values = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(lowest, highest))
+    return TokenLoss(values, _measured(inputs, ratio, lowest, highest))
+
+
+def cispo(inputs: LossInputs, *, floor: float = 0.0, cap: float = 5.0) -> TokenLoss:
+    """The log-probability itself, weighted by its ratio clipped to [floor, cap]: no token loses its gradient.
+
+    The bounds are absolute, as TRL's; elsewhere the same name means 1 + epsilon.
+    """
+    ratio = log_ratio(inputs).detach().exp()
+    values = -ratio.clamp(floor, cap) * inputs.advantages * inputs.logprobs
+    return TokenLoss(values, _measured(inputs, ratio, floor, cap))
+
+
+def _measured(inputs: LossInputs, ratio: Tensor, lowest: float, highest: float) -> dict[str, Tensor]:
+    ratio = ratio.detach()
+    return {
+        "ratio": ratio,
+        "clip_low": (inputs.advantages < 0) & (ratio < lowest),
+        "clip_high": (inputs.advantages > 0) & (ratio > highest),
+        "kl_old": divergence(inputs.logprobs, inputs.old_logprobs, "k3"),
+    }
+
+
+def _sequence_sum(values: Tensor, sequences: Tensor) -> Tensor:
+    """Of each token, the sum over its sequence."""
+    totals = values.new_zeros(int(sequences.max()) + 1 if sequences.numel() else 0)
+    return totals.index_add(0, sequences, values)[sequences]
+
+
+def _sequence_mean(values: Tensor, sequences: Tensor) -> Tensor:
+    return _sequence_sum(values, sequences) / _sequence_sum(torch.ones_like(values), sequences)
 
 
 def nll(inputs: LossInputs) -> TokenLoss:
@@ -100,11 +149,49 @@ def nll(inputs: LossInputs) -> TokenLoss:
     return TokenLoss(-inputs.advantages * inputs.logprobs)
 
 
-def compute_loss(inputs: LossInputs, config: LossConfig, policy: PolicyLoss) -> LossOutputs:
-    """The policy loss with its KL penalty and entropy bonus, weighted and summed over tokens."""
+def no_correction(log_weights: Tensor, sequences: Tensor) -> Tensor:
+    """Trust the engine: 1 everywhere."""
+    del sequences
+    return torch.ones_like(log_weights)
+
+
+def token_tis(log_weights: Tensor, sequences: Tensor, *, cap: float = 2.0) -> Tensor:
+    """Truncated importance sampling: each token's own weight, at most `cap`."""
+    del sequences
+    return log_weights.exp().clamp(max=cap)
+
+
+def sequence_tis(log_weights: Tensor, sequences: Tensor, *, cap: float = 2.0) -> Tensor:
+    """The weight of the whole sequence (the product over its tokens), at most `cap`. Falls fast with length."""
+    return _sequence_sum(log_weights, sequences).clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=cap)
+
+
+def icepop(log_weights: Tensor, sequences: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
+    """Each token's own weight inside [low, high]; a token outside does not count."""
+    del sequences
+    weights = log_weights.exp()
+    return torch.where((weights >= low) & (weights <= high), weights, 0.0)
+
+
+def geometric(log_weights: Tensor, sequences: Tensor, *, low: float = 0.99, high: float = 1.01) -> Tensor:
+    """Leave out whole sequences whose mean weight (geometric) is outside [low, high]; 1 for the others."""
+    weights = _sequence_mean(log_weights, sequences).exp()
+    return ((weights >= low) & (weights <= high)).to(log_weights.dtype)
+
+
+def compute_loss(
+    inputs: LossInputs, config: LossConfig, policy: PolicyLoss, correction: Correction
+) -> LossOutputs:
+    """The corrected policy loss with its KL penalty and entropy bonus, weighted and summed over tokens."""
     token_loss = policy(inputs)
-    values = token_loss.values
-    measured = dict(token_loss.measured)
+    log_weights = (inputs.old_logprobs - inputs.sampler_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    weights = correction(log_weights, inputs.sequences)
+    values = token_loss.values * weights
+    measured = {
+        **token_loss.measured,
+        "mismatch_kl": divergence(inputs.sampler_logprobs, inputs.old_logprobs, "k3"),
+        "correction": weights,
+    }
     if inputs.entropy is not None:
         measured["entropy"] = inputs.entropy
         values = values - config.entropy * inputs.entropy if config.entropy else values
@@ -123,7 +210,9 @@ def log_ratio(inputs: LossInputs) -> Tensor:
 def divergence(logprobs: Tensor, reference: Tensor, kind: str) -> Tensor:
     """An estimate of KL(policy ‖ reference) at each token that the policy sampled.
 
-    k1 is unbiased but noisy and of either sign; k2 and k3 are never negative, and k3 is unbiased too.
+    k1 is unbiased but noisy and of either sign; k2 and k3 are never negative, and k3 is unbiased too. As losses, k1
+    has no gradient on average, and k3 that of the other direction, KL(reference ‖ policy); k2's is right.
+    `k3_exact` is k3 with k2's gradient.
     """
     difference = (reference - logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     match kind:
@@ -131,8 +220,15 @@ def divergence(logprobs: Tensor, reference: Tensor, kind: str) -> Tensor:
             return -difference
         case "k2":
             return difference.square() / 2
+        case "k3_exact":
+            gradient = difference.square() / 2
+            return gradient + (_k3(difference) - gradient).detach()
         case _:
-            return (difference.exp() - difference - 1).clamp(-KL_LIMIT, KL_LIMIT)
+            return _k3(difference)
+
+
+def _k3(difference: Tensor) -> Tensor:
+    return (difference.exp() - difference - 1).clamp(-KL_LIMIT, KL_LIMIT)
 
 
 def token_weights(
@@ -161,4 +257,5 @@ def token_weights(
 
 def ignores_zero_advantage(config: LossConfig) -> bool:
     """Whether a sample of advantage 0 cannot change the gradient, so that its forward pass may be spared."""
-    return config.policy.name in SILENT_AT_ZERO and not config.entropy and not config.kl
+    penalised = config.kl > 0 and config.kl_kind != "reward"
+    return config.policy.name in SILENT_AT_ZERO and not config.entropy and not penalised

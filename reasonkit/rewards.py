@@ -7,6 +7,7 @@ answer: what is right is the verifier's business.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -78,10 +79,24 @@ def language(record: Record, rollout: Rollout, verdict: Verdict, *, script: str 
 
 def repetition(record: Record, rollout: Rollout, verdict: Verdict, *, words: int = 8) -> float:
     """Minus the fraction of the reply's `words`-grams that repeat an earlier one."""
-    tokens = rollout.text.split()
+    return -repeated(rollout.text, words)
+
+
+def repeated(text: str, words: int = 8) -> float:
+    """The fraction of the text's `words`-grams that repeat an earlier one."""
+    tokens = text.split()
     grams = Counter(tuple(tokens[start : start + words]) for start in range(len(tokens) - words + 1))
     total = sum(grams.values())
-    return -(total - len(grams)) / total if total else 0.0
+    return (total - len(grams)) / total if total else 0.0
+
+
+def gibberish(text: str) -> float:
+    """The fraction of the text's characters that mean nothing: control, private, unassigned or undecodable ones."""
+    odd = sum(
+        each == "\N{REPLACEMENT CHARACTER}" or (unicodedata.category(each)[0] == "C" and each not in "\n\t\r")
+        for each in text
+    )
+    return odd / len(text) if text else 0.0
 
 
 def env(record: Record, rollout: Rollout, verdict: Verdict) -> float:

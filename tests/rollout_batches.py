@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from reasonkit.records import Failure, Group, Record, Rollout, Segment, Verdict
+from reasonkit.records import Failure, Group, Record, Rollout, Segment, Signals, Verdict
 
 RECORD = Record("r1", "test", ({"role": "user", "content": "?"},), "42")
 
@@ -36,6 +36,7 @@ def random_groups(
             verdict=None if failed else Verdict.wrong("", "test", score=0.0),
             reward=0.0 if failed else 1.0 if place == 0 else draw.choice([0.0, 0.5, 1.0]),
             failure=Failure("verify", "it broke") if failed else None,
+            signals=Signals(values=tuple(draw.random() for each in segments for token in each.mask if token)),
         )
 
     result = []

@@ -15,12 +15,17 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reasonkit.advantages import Advantages, Credit
 from reasonkit.evaluate.validation import Validation
 from reasonkit.metrics import MetricsFile
 from reasonkit.recipe import LogConfig
 from reasonkit.records import Group, Rollout, Status, dumps
+from reasonkit.rewards import gibberish, repeated
 from reasonkit.rundir import RunDir, atomic_file, write_json
 from reasonkit.train.learner import StepStats
+
+LOOKED_AT = 64
+"""Replies a step whose text is looked at for signs of collapse."""
 
 
 class Observer(Protocol):
@@ -66,20 +71,25 @@ class Journal:
         self,
         step: int,
         groups: Sequence[Group],
-        advantages: Sequence[Sequence[float]],
+        advantages: Advantages,
         stats: Sequence[StepStats],
-    ) -> None:
+        left_out: Sequence[Group] = (),
+    ) -> dict[str, Any]:
+        """Write a finished step down; returns its row of metrics. Groups that were left out are counted."""
+        sampled = [*groups, *left_out]
         row = {
             "step": step,
             "time": self.seconds,
-            **summarise(groups),
+            **summarise(sampled),
+            "groups_left_out": float(len(left_out)),
             **_mean_stats(stats),
-            **self._speed(groups),
+            **self._speed(sampled),
         }
         self._metrics.write(row)
         if self._log.rollouts and step % self._log.rollouts == 0:
             self._write_rollouts(step, groups, advantages)
         self._observer.step(row, self._steps, groups)
+        return row
 
     def validation(self, result: Validation) -> None:
         write_json(self._folder.evaluation(result.step), result.as_json())
@@ -99,9 +109,7 @@ class Journal:
             "tokens_per_second": tokens / total if total else 0.0,
         }
 
-    def _write_rollouts(
-        self, step: int, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-    ) -> None:
+    def _write_rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages) -> None:
         rows = [
             _row(step, group, rollout, advantage)
             for group, row in zip(groups, advantages, strict=True)
@@ -119,6 +127,7 @@ def summarise(groups: Sequence[Group]) -> dict[str, Any]:
     lengths = [rollout.sampled_tokens for rollout in scored]
     names = sorted({name for rollout in scored for name in rollout.parts})
     flat = [group for group in groups if len(set(group.rewards)) <= 1]
+    texts = [group.rollouts[0].text for group in groups[:LOOKED_AT]]
     return {
         "reward": _mean([rollout.reward for rollout in scored]),
         "accuracy": _mean([verdict.score for verdict in verdicts]),
@@ -130,12 +139,16 @@ def summarise(groups: Sequence[Group]) -> dict[str, Any]:
         "verify_timeout": _mean([verdict.status is Status.TIMEOUT for verdict in verdicts]),
         "failed": _mean([not rollout.ok for rollout in rollouts]),
         "zero_variance": len(flat) / len(groups),
+        "repetition": _mean([repeated(text) for text in texts]),
+        "gibberish": _mean([gibberish(text) for text in texts]),
         "seconds_verify": sum(rollout.timings.get("verify", 0.0) for rollout in rollouts),
     }
 
 
-def _row(step: int, group: Group, rollout: Rollout, advantage: float) -> dict[str, Any]:
+def _row(step: int, group: Group, rollout: Rollout, advantage: float | Credit) -> dict[str, Any]:
     verdict = rollout.verdict
+    if isinstance(advantage, Credit):
+        advantage = _mean(advantage.tokens)
     return {
         "step": step,
         "uid": rollout.uid,
@@ -159,9 +172,15 @@ def _row(step: int, group: Group, rollout: Rollout, advantage: float) -> dict[st
 
 def _mean_stats(stats: Sequence[StepStats]) -> dict[str, float]:
     names = {name for each in stats for name in each.metrics}
-    return {
+    means = {
         name: _mean([each.metrics[name] for each in stats if name in each.metrics]) for name in sorted(names)
     }
+    if "mismatch_kl" in names:
+        # Before the first update the policy is what it was when it sampled: whatever divides it from the engine's
+        # log-probs is mismatch, whether or not the learner was asked for its own.
+        first = stats[0].metrics
+        means["mismatch_kl"] = first.get("mismatch_kl", 0.0) + first.get("kl_old", 0.0)
+    return means
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -38,13 +38,15 @@ from reasonkit.recipe import Recipe
 from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
 from reasonkit.rollouts import Rollouts
-from reasonkit.rundir import RunDir, atomic_folder, write_text
+from reasonkit.rundir import RunDir, atomic_folder, read_metrics, write_text
 from reasonkit.train.checkpoint import load_checkpoint
+from reasonkit.train.collapse import Watch
 from reasonkit.train.journal import Journal, Observer
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.loop import train
 from reasonkit.train.model import check_context, load_config, load_tokenizer, make_model
 from reasonkit.train.run import Run
+from reasonkit.train.signals import Wanted
 from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
 
@@ -206,6 +208,8 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
             engine=engine,
             held_out=data.held_out,
             journal=journal,
+            wanted=Wanted.by(recipe),
+            collapse=Watch(recipe.train.stop_on),
         )
 
 
@@ -229,6 +233,8 @@ async def _continue(run: Run) -> None:
     run.finish(step)
     run.best = tuple(state["best"]) if state["best"] else None
     run.journal.start_at(state["seconds"])
+    for row in read_metrics(run.folder.metrics):
+        run.collapse.count(row)
     LOGGER.info("resumed from step %d of %s", step, run.folder.path)
 
 

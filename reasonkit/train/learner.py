@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reasonkit.advantages import WITH_CRITIC
 from reasonkit.engines import WeightSource
 from reasonkit.errors import ReasonkitError
 from reasonkit.losses import (
+    CORRECTIONS,
     LOSSES,
+    Correction,
     LossInputs,
     LossOutputs,
     PolicyLoss,
@@ -33,6 +36,7 @@ from reasonkit.losses import (
 )
 from reasonkit.recipe import LossConfig, Recipe, TrainConfig
 from reasonkit.registry import with_options
+from reasonkit.train.critic import Critic, CriticSettings
 from reasonkit.train.model import load_model, load_tokenizer, save_model
 from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
 from reasonkit.train.packing import Batch, MicroBatch, Sample, micro_batches
@@ -59,6 +63,8 @@ class Learner(Protocol):
 
     async def logprobs(self, batch: Batch, *, reference: bool) -> list[Tensor]: ...
 
+    async def values(self, batch: Batch) -> list[Tensor]: ...
+
     def weights(self) -> WeightSource: ...
 
     async def save(self, path: Path) -> None: ...
@@ -81,6 +87,7 @@ class LocalLearner:
         dtype: torch.dtype = torch.float32,
         tokenizer: PreTrainedTokenizerBase | None = None,
         skip_zero_advantage: bool = True,
+        critic: CriticSettings | None = None,
     ) -> None:
         """`total_updates` is where the learning rate's schedule ends, `max_tokens` what `constant` aggregation
         divides by, `dtype` that of the forward pass. The tokenizer is only kept to be saved along. Samples whose
@@ -90,6 +97,9 @@ class LocalLearner:
         self._skip_zero_advantage = skip_zero_advantage
         self._policy_loss: PolicyLoss = with_options(
             "policy loss", loss.policy.name, LOSSES, loss.policy.options
+        )
+        self._correction: Correction = with_options(
+            "correction", loss.correction.name, CORRECTIONS, loss.correction.options
         )
         self._schedule = make_schedule(train)
         self._config = train
@@ -101,11 +111,17 @@ class LocalLearner:
         self._token_budget = train.token_budget or TOKEN_BUDGET[model.device.type]
         self._updates = 0
         self._reference = self._frozen_copy() if loss.kl else None
+        self._critic = (
+            Critic(self._policy, critic, grad_clip=train.grad_clip, token_budget=self._token_budget)
+            if critic is not None
+            else None
+        )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, path: Path | str, device: str = "cpu") -> Self:
         """The learner of a recipe, on the model and tokenizer at `path`."""
+        with_critic = recipe.algorithm.name in WITH_CRITIC
         return cls(
             load_model(path, torch.float32, device),
             loss=recipe.loss,
@@ -115,6 +131,7 @@ class LocalLearner:
             temperature=recipe.rollout.temperature,
             dtype=getattr(torch, recipe.model.dtype),
             tokenizer=load_tokenizer(path),
+            critic=CriticSettings.of(recipe.algorithm.options.get("critic", {})) if with_critic else None,
         )
 
     async def step(self, batch: Batch) -> StepStats:
@@ -129,6 +146,13 @@ class LocalLearner:
                 "this learner keeps no reference model, because loss.kl is 0", "--set loss.kl=0.001"
             )
         return await self._in_worker(lambda: self._logprobs(batch.samples, policy))
+
+    async def values(self, batch: Batch) -> list[Tensor]:
+        """Of every sample's scored tokens, by the critic."""
+        critic = self._critic
+        if critic is None:
+            raise ReasonkitError("this learner keeps no critic", "--set algorithm=ppo")
+        return await self._in_worker(lambda: critic.values(batch.samples))
 
     def weights(self) -> WeightSource:
         return ModelWeights(self.model)
@@ -155,7 +179,7 @@ class LocalLearner:
         """Add the gradient of the batch's loss to the parameters' own; returns what was measured on the way."""
         samples = batch.samples
         if self._skip_zero_advantage and ignores_zero_advantage(self._loss_config):
-            samples = tuple(sample for sample in samples if sample.advantage != 0.0)
+            samples = tuple(sample for sample in samples if sample.advantages.any())
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(loss))
         for micro in micro_batches(samples, self._token_budget):
@@ -174,8 +198,11 @@ class LocalLearner:
 
     def _step(self, batch: Batch) -> StepStats:
         measured = self.accumulate(batch)
-        rate = self._config.lr * self._schedule(self._updates, self._total_updates)
+        share = self._schedule(self._updates, self._total_updates)
+        rate = self._config.lr * share
         norm = apply_update(self.model, self._optimizer, rate=rate, grad_clip=self._config.grad_clip)
+        if self._critic is not None:
+            measured |= self._critic.fit(batch, share)
         self._updates += 1
         return StepStats({**measured, "grad_norm": norm.item(), "lr": rate})
 
@@ -183,12 +210,13 @@ class LocalLearner:
         config, device = self._loss_config, self.model.device
         logprobs, entropy = self._policy(micro)
         reference = None
-        if self._reference is not None:
+        if self._reference is not None and config.kl_kind != "reward":
             with torch.no_grad():
                 reference, _ = self._reference(micro)
         inputs = LossInputs(
             logprobs=logprobs,
             old_logprobs=micro.old_logprobs.to(device),
+            sampler_logprobs=micro.sampler_logprobs.to(device),
             advantages=micro.advantages.to(device),
             weights=token_weights(
                 config.aggregation,
@@ -201,7 +229,7 @@ class LocalLearner:
             entropy=entropy,
             reference_logprobs=reference,
         )
-        return compute_loss(inputs, config, self._policy_loss)
+        return compute_loss(inputs, config, self._policy_loss, self._correction)
 
     @torch.no_grad()
     def _logprobs(self, samples: Sequence[Sample], policy: Policy) -> list[Tensor]:
@@ -217,6 +245,8 @@ class LocalLearner:
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(path)
         state = {"optimizer": self._optimizer.state_dict(), "updates": self._updates}
+        if self._critic is not None:
+            state["critic"] = self._critic.state()
         try:
             torch.save(state, path / OPTIMIZER)
         except RuntimeError as error:  # what torch makes of a write that fails
@@ -227,3 +257,5 @@ class LocalLearner:
         state = torch.load(path / OPTIMIZER, map_location=self.model.device, weights_only=True)
         self._optimizer.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
+        if self._critic is not None:
+            self._critic.restore(state["critic"])

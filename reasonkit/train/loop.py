@@ -13,9 +13,10 @@ async def train(run: Run) -> None:
     """From the run's last finished step to the recipe's last: sample, score, learn, hand on the weights."""
     recipe = run.recipe
     for step in range(run.step + 1, recipe.train.steps + 1):
-        records = run.feed.next(recipe.train.prompts)
         with run.journal.timed("rollout"):
-            groups = await run.sample(records, step)
+            groups = await run.sample(step)
+        with run.journal.timed("annotate"):
+            groups = await run.annotate(groups)
         advantages = run.advantage(groups)
         batches = run.pack(groups, advantages)
         with run.journal.timed("train"):
@@ -23,7 +24,8 @@ async def train(run: Run) -> None:
         with run.journal.timed("sync"):
             await run.engine.load_weights(run.learner.weights(), version=step)
         run.finish(step)
-        run.journal.step(step, groups, advantages, stats)
+        row = run.journal.step(step, groups, advantages, stats, run.left_out)
+        await run.watch(row)
         if run.due(recipe.validation.every):
             await run.validate("during")
         if run.due(recipe.checkpoint.every):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reasonkit.advantages import Advantages, Credit
 from reasonkit.records import Group, Rollout, Segment
 
 
@@ -27,10 +28,15 @@ class Sample:
     scored: Tensor
     """[scored] The places in `ids` of the tokens that were sampled; the place before each predicts it."""
     old_logprobs: Tensor
+    """[scored] By the learner's weights before this rollout batch; where nobody asked it, the engine's."""
+    sampler_logprobs: Tensor
     """[scored] As the engine gave them."""
-    advantage: float
+    advantages: Tensor
+    """[scored]"""
     rollout_tokens: int
     """Sampled tokens of the whole rollout, which may have several sequences."""
+    critic: Targets | None = None
+    """What the critic learns from."""
 
     @property
     def prefix(self) -> int:
@@ -41,6 +47,14 @@ class Sample:
     def inputs(self) -> int:
         """Tokens that a forward pass needs: nothing is predicted from the last scored one or what follows."""
         return int(self.scored[-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    returns: Tensor
+    """[scored]"""
+    values: Tensor
+    """[scored] What the critic expected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +83,8 @@ class MicroBatch:
     """[scored] The place in the row from which each is predicted."""
     old_logprobs: Tensor
     """[scored]"""
+    sampler_logprobs: Tensor
+    """[scored]"""
     advantages: Tensor
     """[scored]"""
     rollout_tokens: Tensor
@@ -77,6 +93,7 @@ class MicroBatch:
     """[scored] Number of the sequence that each token belongs to."""
     samples: tuple[int, ...]
     """Where each sequence stood in what was cut up."""
+    critic: Targets | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +111,14 @@ class Layout:
         return Layout(self.lengths, self.spread.to(device), self.gather.to(device))
 
 
-def assemble(groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> list[list[Sample]]:
+def assemble(groups: Sequence[Group], advantages: Advantages) -> list[list[Sample]]:
     """The samples of every group. Failed rollouts and sequences in which nothing was sampled give none."""
     return [
         [
             sample
             for rollout, advantage in zip(group.rollouts, row, strict=True)
             if rollout.ok
-            for sample in _samples(rollout, advantage)
+            for sample in samples_of(rollout, advantage)
         ]
         for group, row in zip(groups, advantages, strict=True)
     ]
@@ -122,7 +139,17 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     return Batch(tuple(samples), tokens, round(rollouts))
 
 
+Row = list[list[int]]
+"""Places of the samples that make up a micro-batch, prompt by prompt."""
+
+
 def micro_batches(samples: Sequence[Sample], token_budget: int) -> Iterator[MicroBatch]:
+    """The samples, packed into as few rows as the budget allows."""
+    for row in rows(samples, token_budget):
+        yield pack(samples, row)
+
+
+def rows(samples: Sequence[Sample], token_budget: int) -> Iterator[Row]:
     """Rows of at most `token_budget` tokens; a sequence longer than that has a row of its own.
 
     Prompts with the longest sequence come first, so that a batch too large for memory fails at once.
@@ -132,19 +159,19 @@ def micro_batches(samples: Sequence[Sample], token_budget: int) -> Iterator[Micr
         prompts.setdefault(sample.ids[: sample.prefix].numpy().tobytes(), []).append(place)
     for places in prompts.values():
         places.sort(key=lambda place: -samples[place].inputs)
-    row: list[list[int]] = []
+    row: Row = []
     tokens = 0
     for places in sorted(prompts.values(), key=lambda places: -samples[places[0]].inputs):
         row.append([])
         for place in places:
             added = samples[place].inputs - (samples[place].prefix - 1 if row[-1] else 0)
             if tokens and tokens + added > token_budget:
-                yield pack(samples, [each for each in row if each])
+                yield [each for each in row if each]
                 row, tokens, added = [[]], 0, samples[place].inputs
             row[-1].append(place)
             tokens += added
     if tokens:
-        yield pack(samples, row)
+        yield row
 
 
 def pack(samples: Sequence[Sample], row: Sequence[Sequence[int]]) -> MicroBatch:
@@ -173,10 +200,21 @@ def pack(samples: Sequence[Sample], row: Sequence[Sequence[int]]) -> MicroBatch:
         targets=torch.cat([sample.ids[sample.scored] for sample in packed]),
         sources=torch.cat(sources),
         old_logprobs=torch.cat([sample.old_logprobs for sample in packed]),
-        advantages=torch.tensor([sample.advantage for sample in packed]).repeat_interleave(counts),
+        sampler_logprobs=torch.cat([sample.sampler_logprobs for sample in packed]),
+        advantages=torch.cat([sample.advantages for sample in packed]),
         rollout_tokens=torch.tensor([sample.rollout_tokens for sample in packed]).repeat_interleave(counts),
         sequences=torch.arange(len(packed)).repeat_interleave(counts),
         samples=tuple(place for places in row for place in places),
+        critic=_targets([sample.critic for sample in packed if sample.critic is not None]),
+    )
+
+
+def _targets(targets: Sequence[Targets]) -> Targets | None:
+    """Of a row; all samples of a batch have them, or none."""
+    if not targets:
+        return None
+    return Targets(
+        torch.cat([each.returns for each in targets]), torch.cat([each.values for each in targets])
     )
 
 
@@ -192,20 +230,43 @@ def _layout(spread: list[Tensor], tokens: int) -> Layout:
     return Layout(tuple(places.numel() for places in spread), everywhere, gather)
 
 
-def _samples(rollout: Rollout, advantage: float) -> list[Sample]:
+def samples_of(rollout: Rollout, advantage: float | Credit = 0.0) -> list[Sample]:
+    """One for each segment in which something was sampled."""
     segments = [(segment, _scored(segment)) for segment in rollout.segments]
-    tokens = sum(scored.numel() for _, scored in segments)
+    counts = [scored.numel() for _, scored in segments]
+    tokens = sum(counts)
+    sampler = [torch.tensor(segment.logprobs)[scored] for segment, scored in segments]
+    old = _cut(rollout.signals.old_logprobs, counts) if rollout.signals.old_logprobs else sampler
+    per_token = advantage.tokens if isinstance(advantage, Credit) else [advantage] * tokens
+    advantages, targets = _cut(per_token, counts), _critic_targets(rollout, advantage, counts)
     return [
         Sample(
             ids=torch.tensor(segment.ids),
             scored=scored,
-            old_logprobs=torch.tensor(segment.logprobs)[scored],
-            advantage=advantage,
+            old_logprobs=old[place],
+            sampler_logprobs=sampler[place],
+            advantages=advantages[place],
             rollout_tokens=tokens,
+            critic=targets[place],
         )
-        for segment, scored in segments
+        for place, (segment, scored) in enumerate(segments)
         if scored.numel()
     ]
+
+
+def _critic_targets(
+    rollout: Rollout, advantage: float | Credit, counts: list[int]
+) -> Sequence[Targets | None]:
+    if not isinstance(advantage, Credit) or advantage.returns is None:
+        return [None] * len(counts)
+    returns, values = _cut(advantage.returns, counts), _cut(rollout.signals.values, counts)
+    return [Targets(*each) for each in zip(returns, values, strict=True)]
+
+
+def _cut(numbers: Sequence[float], counts: list[int]) -> Sequence[Tensor]:
+    """Flat numbers of a rollout's trained tokens, segment by segment."""
+    parts: Sequence[Tensor] = torch.tensor(numbers, dtype=torch.float32).split(counts)
+    return parts
 
 
 def _scored(segment: Segment) -> Tensor:

@@ -36,18 +36,24 @@ class Policy:
         """Log-probability and entropy of every sampled token, at the sampling temperature, in float32."""
         return self._score(micro, self._dtype)
 
-    def _score(self, micro: MicroBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def states(self, micro: MicroBatch) -> Tensor:
+        """[scored, width] The last hidden state from which each sampled token is predicted."""
+        return self._states(micro, self._dtype)
+
+    def _states(self, micro: MicroBatch, dtype: torch.dtype) -> Tensor:
         device = self.model.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            hidden = self.model.base_model(
+            hidden: Tensor = self.model.base_model(
                 input_ids=micro.ids.to(device),
                 position_ids=micro.positions.to(device),
                 layout=micro.layout.to(device),
                 use_cache=False,
             ).last_hidden_state[0]
-        head = self.model.get_output_embeddings()
-        sources, targets = micro.sources.to(device), micro.targets.to(device)
-        return score(hidden[sources].to(dtype), head.weight, head.bias, targets, self._temperature)
+        return hidden[micro.sources.to(device)]
+
+    def _score(self, micro: MicroBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        states, head = self._states(micro, dtype).to(dtype), self.model.get_output_embeddings()
+        return score(states, head.weight, head.bias, micro.targets.to(states.device), self._temperature)
 
     @torch.no_grad()
     def _self_test(self) -> None:
@@ -78,4 +84,5 @@ class Policy:
 
 def _probe_sample(prompt: list[int], reply: list[int]) -> Sample:
     scored = torch.arange(len(prompt), len(prompt) + len(reply))
-    return Sample(torch.tensor(prompt + reply), scored, torch.zeros(len(reply)), 0.0, len(reply))
+    none = torch.zeros(len(reply))
+    return Sample(torch.tensor(prompt + reply), scored, none, none, none, len(reply))

@@ -8,12 +8,13 @@ resume), an optimizer step under way is finished first. How the parts are made i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from reasonkit.advantages import Advantage
+from reasonkit.advantages import Advantage, Advantages
 from reasonkit.data.mixture import Feed, MixedFeed
 from reasonkit.engines import Engine
 from reasonkit.errors import Stopped
@@ -23,9 +24,11 @@ from reasonkit.records import Group, Record
 from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.rundir import RunDir
 from reasonkit.train.checkpoint import keep_only, save_checkpoint
+from reasonkit.train.collapse import Collapsed, Watch
 from reasonkit.train.journal import Journal
 from reasonkit.train.learner import Learner
 from reasonkit.train.packing import Batch, assemble, mini_batches
+from reasonkit.train.signals import Wanted, annotate
 
 T = TypeVar("T")
 
@@ -41,10 +44,14 @@ class Run:
     engine: Engine
     held_out: Sequence[Record]
     journal: Journal
+    wanted: Wanted
+    collapse: Watch
     step: int = 0
     """The last finished step."""
     best: tuple[float, int] | None = None
     """The highest validation accuracy so far, and its step."""
+    left_out: list[Group] = field(default_factory=list)
+    """Groups of the last rollout batch that taught nothing and were replaced."""
     _cursor: dict[str, Any] = field(default_factory=dict)
     """The feed's state at the boundary, so that a checkpoint is right although rollouts have drawn on."""
     _sampling: asyncio.Task[Any] | None = None
@@ -54,17 +61,41 @@ class Run:
     def __post_init__(self) -> None:
         self._cursor = dict(self.feed.state())
 
-    async def sample(self, records: Sequence[Record], step: int) -> list[Group]:
-        draw = Draw("train", step, self.recipe.rollout.n)
-        groups = await self._interruptible(self.rollouts.groups(records, draw))
-        if isinstance(self.feed, MixedFeed):
-            self.feed.observe(_pass_rate(groups))  # a curriculum may move on with it
+    async def sample(self, step: int) -> list[Group]:
+        """The groups of one rollout batch. With train.refill, those that teach nothing make way for new ones."""
+        wanted, refill = self.recipe.train.prompts, self.recipe.train.refill
+        groups: list[Group] = []
+        self.left_out = []
+        for turn in range(refill + 1):
+            draw = Draw(f"train, refill {turn}" if turn else "train", step, self.recipe.rollout.n)
+            records = self.feed.next(wanted - len(groups))
+            sampled = await self._interruptible(self.rollouts.groups(records, draw))
+            if isinstance(self.feed, MixedFeed):
+                self.feed.observe(_pass_rate(sampled))  # a curriculum may move on with it
+            teaches = [not refill or len(set(group.rewards)) > 1 for group in sampled]
+            groups += itertools.compress(sampled, teaches)
+            self.left_out += [group for group, does in zip(sampled, teaches, strict=True) if not does]
+            if len(groups) == wanted:
+                break
         return groups
 
-    def pack(self, groups: Sequence[Group], advantages: list[list[float]]) -> list[Batch]:
+    async def annotate(self, groups: Sequence[Group]) -> list[Group]:
+        """What the learner has to say of every token, where the recipe needs it."""
+        return await annotate(groups, self.learner, self.wanted)
+
+    def pack(self, groups: Sequence[Group], advantages: Advantages) -> list[Batch]:
         """The optimizer updates of one rollout batch: whole groups a mini-batch, as many passes as asked."""
         one_pass = mini_batches(assemble(groups, advantages), self.recipe.mini_batch)
-        return one_pass * (self.recipe.updates_per_rollout // len(one_pass))
+        passes = self.recipe.updates_per_rollout * self.recipe.mini_batch // self.recipe.train.prompts
+        return one_pass * passes
+
+    async def watch(self, row: Mapping[str, Any]) -> None:
+        """Stop a run that has collapsed, where the recipe asks for it."""
+        try:
+            self.collapse.look(row)
+        except Collapsed:
+            await self.checkpoint()
+            raise
 
     def due(self, every: int) -> bool:
         """Whether something done `every` steps is due now. The last step is left to the run's end."""

@@ -36,7 +36,8 @@ def sft_batch(pairs: Sequence[tuple[Sequence[Message], str]], dialogue: Dialogue
                 ids=torch.tensor(ids),
                 scored=scored,
                 old_logprobs=torch.zeros(len(scored)),
-                advantage=1.0,
+                sampler_logprobs=torch.zeros(len(scored)),
+                advantages=torch.ones(len(scored)),
                 rollout_tokens=len(scored),
             )
         )

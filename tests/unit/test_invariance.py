@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import pytest
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reasonkit.advantages import ADVANTAGES
-from reasonkit.losses import LossInputs, clipped, divergence
+from reasonkit.advantages import ADVANTAGES, Credit
+from reasonkit.losses import CORRECTIONS, LOSSES, LossInputs, divergence
 from reasonkit.recipe import LossConfig, TrainConfig
 from reasonkit.records import Segment
-from reasonkit.registry import resolve
+from reasonkit.registry import resolve, with_options
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.packing import Batch, assemble, mini_batches
 from tests.rollout_batches import random_groups
@@ -78,23 +79,30 @@ def reference_gradients(shape: Shape, config: LossConfig, advantage: str, paddin
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
-    rows: list[tuple[Segment, float, int]] = []
+    rows: list[tuple[Segment, list[float], int]] = []
     rollouts = 0
     table = resolve("algorithm", advantage, ADVANTAGES)(GROUPS)
     for group, values in zip(GROUPS, table, strict=True):
         for rollout, value in zip(group.rollouts, values, strict=True):
             if rollout.ok:
-                rows += [(segment, value, rollouts) for segment in rollout.segments]
+                counts = [sum(segment.mask) for segment in rollout.segments]
+                spread = value.tokens if isinstance(value, Credit) else [value] * sum(counts)
+                rows += [
+                    (segment, spread[sum(counts[:place]) : sum(counts[: place + 1])], rollouts)
+                    for place, segment in enumerate(rollout.segments)
+                ]
                 rollouts += 1
     columns = _padded([segment for segment, _, _ in rows], padding)
     logprobs, entropy = _by_model(model, *columns[:2])
     with torch.no_grad():
         reference_logprobs, _ = _by_model(reference, *columns[:2])
     mask, old = columns[2][:, 1:].bool(), columns[3][:, 1:]
-    advantages = torch.tensor([value for _, value, _ in rows])[:, None].expand_as(old)
+    advantages = torch.tensor([value for _, values, _ in rows for value in values])
+    sequences = torch.arange(len(rows))[:, None].expand_as(old)
     owner = torch.tensor([rollout for _, _, rollout in rows])[:, None].expand_as(old)[mask]
-    inputs = LossInputs(logprobs[mask], old[mask], advantages[mask], torch.ones(0), torch.ones(0))
-    losses = clipped(inputs, **config.policy.options).values - config.entropy * entropy[mask]
+    inputs = LossInputs(logprobs[mask], old[mask], old[mask], advantages, torch.ones(0), sequences[mask])
+    policy = with_options("policy loss", config.policy.name, LOSSES, config.policy.options)
+    losses = policy(inputs).values - config.entropy * entropy[mask]
     losses = losses + config.kl * divergence(logprobs[mask], reference_logprobs[mask], config.kl_kind)
     _aggregate(config.aggregation, [losses[owner == rollout] for rollout in range(rollouts)]).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -149,6 +157,44 @@ def test_packed_rows_give_the_gradient_of_padded_batches(advantage: str, aggrega
     )
 
 
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("policy", sorted(LOSSES))
+def test_every_loss_and_correction_is_cut_and_shared_out_without_a_trace(
+    policy: str, correction: str
+) -> None:
+    """The learner's own log-probs differ from the engine's here, so every correction has something to weigh."""
+    batch = _recomputed(batch_of("ppo"))
+    options = {"policy": policy, "correction": correction, "entropy": 0.05, "kl": 0.1, "kl_kind": "k3_exact"}
+    whole, cut = (make_learner(budget=budget, **options) for budget in (10_000, 37))
+    expected = gradients(whole, batch)
+    assert_same(gradients(cut, batch), expected)
+    half = len(batch.samples) // 2
+    parts = [replace(batch, samples=batch.samples[:half]), replace(batch, samples=batch.samples[half:])]
+    assert_same(gradients(make_learner(**options), *parts), expected)
+
+
+@pytest.mark.parametrize("policy", ["gspo", "cispo", "nll"])
+def test_packed_rows_give_the_gradient_of_padded_batches_for_other_losses(policy: str) -> None:
+    packed = gradients(make_learner(policy=policy, kl=0.1), batch_of("grpo"))
+    assert_same(packed, reference_gradients("llama", LossConfig(policy=policy, kl=0.1), "grpo", "left"))
+
+
+def _recomputed(batch: Batch) -> Batch:
+    """As if the learner's log-probs had been asked for: up to a factor of e either way from the engine's."""
+    draw = random.Random(3)
+    return replace(
+        batch,
+        samples=tuple(
+            replace(
+                sample,
+                old_logprobs=sample.sampler_logprobs
+                + torch.tensor([draw.uniform(-1, 1) for _ in sample.sampler_logprobs]),
+            )
+            for sample in batch.samples
+        ),
+    )
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", get_args(Padding))
 def test_every_architecture_and_either_padding(shape: Shape, padding: Padding) -> None:
@@ -193,7 +239,7 @@ def test_parts_of_a_batch_add_up_because_they_carry_the_counts_of_the_whole(aggr
 @pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo"])
 def test_skipping_samples_of_zero_advantage_changes_nothing(advantage: str, aggregation: str) -> None:
     batch = batch_of(advantage)
-    assert any(sample.advantage == 0.0 for sample in batch.samples)
+    assert any(not sample.advantages.any() for sample in batch.samples)
     skipping, thorough = (make_learner(aggregation=aggregation, skip=skip) for skip in (True, False))
     assert_same(gradients(skipping, batch), gradients(thorough, batch))
 

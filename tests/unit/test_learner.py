@@ -112,7 +112,7 @@ def test_an_update_raises_the_probability_of_what_did_better() -> None:
 
     def gained(before: list[Tensor], after: list[Tensor]) -> float:
         rows = zip(before, after, batch.samples, strict=True)
-        return sum(float((b - a).sum()) * sample.advantage for a, b, sample in rows)
+        return sum(float(((b - a) * sample.advantages).sum()) for a, b, sample in rows)
 
     before = asyncio.run(learner.logprobs(batch, reference=False))
     metrics = step(learner, batch)
@@ -120,7 +120,7 @@ def test_an_update_raises_the_probability_of_what_did_better() -> None:
     assert metrics["lr"] == 1e-3
     assert metrics["grad_norm"] > 0
     assert 0 < metrics["entropy"] < torch.tensor(VOCABULARY).log()
-    assert metrics["samples_trained"] == sum(sample.advantage != 0 for sample in batch.samples)
+    assert metrics["samples_trained"] == sum(bool(sample.advantages.any()) for sample in batch.samples)
 
 
 def test_the_same_batches_give_the_same_bits() -> None:

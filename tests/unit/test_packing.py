@@ -31,7 +31,8 @@ def test_only_sampled_tokens_are_scored() -> None:
     [[sample]] = assemble([group((segment("0011001"),))], [[0.5]])
     assert sample.scored.tolist() == [2, 3, 6]
     assert sample.old_logprobs.tolist() == [-1.0] * 3
-    assert (sample.advantage, sample.rollout_tokens, sample.prefix, sample.inputs) == (0.5, 3, 2, 6)
+    assert sample.advantages.tolist() == [0.5] * 3
+    assert (sample.rollout_tokens, sample.prefix, sample.inputs) == (3, 2, 6)
 
 
 def test_failed_rollouts_and_segments_without_a_sampled_token_are_left_out() -> None:
@@ -78,7 +79,14 @@ def test_a_shared_prompt_lies_in_the_row_once() -> None:
     prompt = (1, 2, 3)
     replies = [(7, 8), (9, 7, 8, 9)]
     samples = [
-        Sample(torch.tensor(prompt + reply), torch.arange(3, 3 + len(reply)), torch.zeros(len(reply)), 1.0, 2)
+        Sample(
+            torch.tensor(prompt + reply),
+            torch.arange(3, 3 + len(reply)),
+            old_logprobs=torch.zeros(len(reply)),
+            sampler_logprobs=torch.zeros(len(reply)),
+            advantages=torch.ones(len(reply)),
+            rollout_tokens=2,
+        )
         for reply in replies
     ]
     micro = pack(samples, [[0, 1]])

@@ -171,7 +171,8 @@ def batch_of(prompts: list[list[int]], outputs: list[RequestOutput]) -> Batch:
                 ids=torch.tensor(prompt + reply),
                 scored=torch.arange(len(prompt), len(prompt) + len(reply)),
                 old_logprobs=torch.tensor(logprobs(output)),
-                advantage=0.0,
+                sampler_logprobs=torch.tensor(logprobs(output)),
+                advantages=torch.zeros(len(reply)),
                 rollout_tokens=len(reply),
             )
         )

@@ -1,0 +1,178 @@
+"""What one process of a learner does, which may be its only one: log-probs, loss, backward, clip, optimizer.
+
+All ranks of a learner are made alike and get the same calls in the same order, each with the whole batch; what a rank
+computes itself is its share of the batch, and of the parameters (mesh.py). Losses are sums over tokens whose weights come
+from the counts of the whole batch, so that the shares add up to the gradient that one process would have computed.
+The model computes in evaluation mode (no dropout: the policy that is trained is the policy that sampled) and keeps
+float32 weights, whatever dtype its forward runs in. Everything here is synchronous and knows nothing of how the
+processes are started or talked to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reasonkit.advantages import WITH_CRITIC
+from reasonkit.engines import WeightSource
+from reasonkit.errors import ReasonkitError
+from reasonkit.losses import (
+    CORRECTIONS,
+    LOSSES,
+    Correction,
+    LossInputs,
+    LossOutputs,
+    PolicyLoss,
+    compute_loss,
+    ignores_zero_advantage,
+    token_weights,
+)
+from reasonkit.recipe import LossConfig, Recipe, TrainConfig
+from reasonkit.registry import with_options
+from reasonkit.train.critic import Critic, CriticSettings
+from reasonkit.train.fsdp import spread
+from reasonkit.train.mesh import Mesh
+from reasonkit.train.model import load_model, load_tokenizer, save_model
+from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
+from reasonkit.train.packing import Batch, MicroBatch, Sample, pack
+from reasonkit.train.policy import Policy, filler
+from reasonkit.train.weights import ModelWeights
+
+OPTIMIZER = "optimizer.pt"
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSettings:
+    """What a learner is made of, beside its model."""
+
+    loss: LossConfig
+    train: TrainConfig
+    total_updates: int
+    """Where the learning rate's schedule ends."""
+    max_tokens: int
+    """What `constant` aggregation divides by."""
+    temperature: float = 1.0
+    dtype: torch.dtype = torch.float32
+    """Of the forward pass."""
+    skip_zero_advantage: bool = True
+    """Leave samples whose advantage is 0 out of the forward pass where they cannot change the gradient; false
+    measures them too."""
+    critic: CriticSettings | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        with_critic = recipe.algorithm.name in WITH_CRITIC
+        return cls(
+            loss=recipe.loss,
+            train=recipe.train,
+            total_updates=recipe.train.steps * recipe.updates_per_rollout,
+            max_tokens=recipe.rollout.max_tokens,
+            temperature=recipe.rollout.temperature,
+            dtype=getattr(torch, recipe.model.dtype),
+            critic=CriticSettings.of(recipe.algorithm.options.get("critic", {})) if with_critic else None,
+        )
+
+
+class Rank:
+    """The model belongs to the rank from here on. The tokenizer is only kept to be saved along."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: LearnerSettings,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        mesh: Mesh | None = None,
+    ) -> None:
+        loss, train = settings.loss, settings.train
+        self.mesh = mesh or Mesh(model.device)
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._policy_loss: PolicyLoss = with_options(
+            "policy loss", loss.policy.name, LOSSES, loss.policy.options
+        )
+        self._correction: Correction = with_options(
+            "correction", loss.correction.name, CORRECTIONS, loss.correction.options
+        )
+        self._schedule = make_schedule(train)
+        self._token_budget = train.token_budget or TOKEN_BUDGET[self.mesh.device.type]
+        self._updates = 0
+        self.policy = Policy(model, settings.temperature, settings.dtype, self.mesh.device)
+        self._reference = self._frozen_copy() if loss.kl else None
+        self._critic = (
+            Critic(self.policy, settings.critic, grad_clip=train.grad_clip, token_budget=self._token_budget)
+            if settings.critic is not None
+            else None
+        )
+        spread(self.policy, self.mesh, train)
+        self.optimizer = make_optimizer(self.policy, train)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, path: Path | str, mesh: Mesh) -> Self:
+        """The rank of a recipe, on the model and tokenizer at `path`."""
+        model = load_model(path, torch.float32, "cpu" if mesh.shards is not None else str(mesh.device))
+        return cls(model, LearnerSettings.of(recipe), tokenizer=load_tokenizer(path), mesh=mesh)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One optimizer update; returns what was measured on the way."""
+        measured = self.accumulate(batch)
+        train, share = self._settings.train, self._schedule(self._updates, self._settings.total_updates)
+        rate = train.lr * share
+        norm = apply_update(self.policy, self.optimizer, rate=rate, grad_clip=train.grad_clip)
+        if self._critic is not None:
+            measured |= self._critic.fit(batch, share)
+        self._updates += 1
+        return {**measured, "grad_norm": norm.item(), "lr": rate}
+
+    def accumulate(self, batch: Batch) -> dict[str, float]:
+        """Add the gradient of the batch's loss to the parameters' own; returns what was measured on the way."""
+        samples: Sequence[Sample] = batch.samples
+        if self._settings.skip_zero_advantage and ignores_zero_advantage(self._settings.loss):
+            samples = [sample for sample in samples if sample.advantages.any()]
+        loss = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
+        sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(loss))
+        for row in self.mesh.share(samples, self._token_budget):
+            self.mesh.tick()
+            outputs = self._forward(pack(samples, row) if row else filler(), batch)
+            counts = 1.0 if row else 0.0
+            # Ranks average their gradients; the shares of a batch are to be added up.
+            (outputs.loss * (counts * self.mesh.ranks)).backward()
+            loss += counts * outputs.loss.detach()
+            for name, total in outputs.sums.items():
+                sums[name] += counts * total
+        tokens = sum(sample.scored.numel() for sample in samples)
+        totals = self.mesh.total(torch.stack([loss, *sums.values()])).tolist()
+        return {
+            "loss": totals[0],
+            "tokens_trained": float(tokens),
+            "samples_trained": float(len(samples)),
+            **{name: total / tokens for name, total in zip(sums, totals[1:], strict=True)},
+        }
+
+    def logprobs(self, samples: Sequence[Sample], *, reference: bool) -> dict[int, Tensor]:
+        """Of the scored tokens of those samples that are this rank's share, by their places."""
+        policy = self._reference if reference else self.policy
+        if policy is None:
+            raise ReasonkitError(
+                "this learner keeps no reference model, because loss.kl is 0", "--set loss.kl=0.001"
+            )
+        return self._share_of(samples, lambda micro: policy(micro)[0])
+
+    def values(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """The same, by the critic."""
+        if self._critic is None:
+            raise ReasonkitError("this learner keeps no critic", "--set algorithm=ppo")
+        return self._share_of(samples, self._critic)
+
+    def weights(self) -> WeightSource:
+        return ModelWeights(self.policy.model)
+
