@@ -121,9 +121,11 @@ class EngineTalk(Talk):
     def tell(self, messages: Sequence[Message], *, fresh: bool) -> None:
         shown = self._cut(messages, self._limits.observation)
         self._history = shown if fresh else [*self._history, *shown]
-        if self._dialogue.appends and not fresh:
+        if not fresh and self._dialogue.appends_after([message["role"] for message in shown]):
             self._transcript.observe(self._dialogue.bridge_ids(shown, self._ended))
             return
+        if not fresh:
+            self._dialogue.announce()
         self._finished.append(self._transcript.segment())
         self._transcript = Transcript()
         self._transcript.observe(self._dialogue.prompt_ids(self._history))
@@ -161,7 +163,7 @@ class EngineTalk(Talk):
         if text is None:
             text = cut_after(self._dialogue.reply_text(ids), stop)
         self._ended = ids[-1:] == [self._dialogue.end_of_turn]
-        self._history = [*self._history, Message(role="assistant", content=text)]
+        self._history = [*self._history, self._dialogue.said(text)]
         return Reply(text, reason, completion_tokens=len(ids))
 
     def _room(self) -> int:

@@ -97,9 +97,10 @@ class SokobanSettings(Settings):
         description="Upper ends of the bins of shortest solutions, each with the same share: [3, 6, 10] is 1-3, "
         "4-6, 7-10. Thirds of max_steps where none are given.",
     )
-    prefix: Literal["chat", "base"] = Field(
+    prefix: Literal["chat", "base", "grid"] = Field(
         "chat",
-        description="`chat` gives messages, `base` a rendered prompt for a model without a chat template.",
+        description="`chat` gives messages, `base` a rendered prompt for a model without a chat template, `grid` the "
+        "room alone, as the environment with `text: grid` shows it.",
     )
     ragen: bool = Field(
         False,
@@ -109,6 +110,8 @@ class SokobanSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> SokobanSettings:
+        if self.ragen and self.prefix == "grid":
+            raise ValueError("ragen rows have RAGEN's prompt; prefix must be chat or base, not grid")
         floor = (self.dim_x - 2) * (self.dim_y - 2)
         if 2 * self.num_boxes + 1 > floor // 2:
             raise ValueError(f"a {self.dim_x}x{self.dim_y} room has no space for {self.num_boxes} boxes")
@@ -275,6 +278,8 @@ def build(split: Split, size: int, seed: int, settings: SokobanSettings) -> Iter
 
 
 def _prompt(room: Room, settings: SokobanSettings) -> tuple[Message, ...]:
+    if settings.prefix == "grid":
+        return (Message(role="user", content=render_room(room)),)
     question = (
         f"{RULES}\nYou may take at most {settings.max_steps} moves. {ANSWER_FORM}\n\n{render_room(room)}"
     )
@@ -310,9 +315,9 @@ def _ragen(split: Split, size: int, seed: int, settings: SokobanSettings) -> Ite
         )
 
 
-def _ragen_prompt(room: Room, prefix: Literal["chat", "base"]) -> str:
+def _ragen_prompt(room: Room, prefix: Literal["chat", "base", "grid"]) -> str:
     cells = "\n".join("".join(f" {symbol} \t" for symbol in row) for row in render_room(room).split("\n"))
-    return RAGEN_FRAMES[prefix].replace("{prompt}", RAGEN_SOKOBAN.replace("{observation}", cells))
+    return RAGEN_FRAMES["base" if prefix == "base" else "chat"].replace("{prompt}", RAGEN_SOKOBAN.replace("{observation}", cells))
 
 
 SOURCE = Source(
