@@ -50,6 +50,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     500: {"model": Problem, "description": "The infrastructure failed."},
 }
 NDJSON = "application/x-ndjson"
+BATCH_PATH = "/v1/verify/batch"
 
 
 class Answered(Exception):
@@ -118,7 +119,7 @@ def _add_own(app: FastAPI, settings: Settings, bench: Bench) -> None:
     }
 
     @app.post(
-        "/v1/verify/batch",
+        BATCH_PATH,
         tags=["verdicts"],
         responses={200: {"content": {NDJSON: line}}},
         response_class=Response,
@@ -200,7 +201,8 @@ def _add_legacy(app: FastAPI, settings: Settings, bench: Bench, board: Board) ->
 
     @app.get("/ping", tags=["RL Verifier"])
     async def ping() -> dict[str, str]:
-        return {"status": "ok", "message": f"reasonkit judge {__version__}"}
+        """That the server runs; `batch` is where it takes many questions at once."""
+        return {"status": "ok", "message": f"reasonkit judge {__version__}", "batch": BATCH_PATH}
 
 
 def _add_fusion(app: FastAPI, bench: Bench) -> None:

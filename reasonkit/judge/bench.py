@@ -129,7 +129,9 @@ class Bench:
                 await resource.get()
             except ReasonkitError as error:
                 LOGGER.warning("no %s: %s\n  %s", name, error.message, error.hint)
-        await self.grader.in_pool(VERIFIERS["math"], Record("", "math", (), "1"), "")  # its imports take a while
+        await self.grader.in_pool(
+            VERIFIERS["math"], Record("", "math", (), "1"), ""
+        )  # its imports take a while
 
     def _resources(self) -> list[tuple[str, Opened[Any]]]:
         found: list[tuple[str, Opened[Any]]] = [("sandbox", self.grader.sandbox_resource)]
