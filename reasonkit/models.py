@@ -136,7 +136,9 @@ async def open_model(
         return
     assert found.folder is not None
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for every file it reads is none of ours
     with _whole(found.folder, found.engine) as folder:
         context = AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
         dialogue = Dialogue(AutoTokenizer.from_pretrained(folder))

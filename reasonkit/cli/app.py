@@ -35,12 +35,25 @@ COMMANDS: dict[str, Command] = {
     "list": Command("reasonkit.cli.discover:list_names", "List every name that another command takes."),
     "show": Command("reasonkit.cli.discover:show", "Print one preset, run or name in full."),
     "data": Command("reasonkit.cli.data:app", "Build data sets and look at them.", group=True),
+    "filter": Command(
+        "reasonkit.cli.filter:filter_records", "Sample models on records; keep what they solve sometimes."
+    ),
     "verify": Command("reasonkit.cli.verify:verify", "Judge replies: JSONL in, verdicts out."),
     "serve-judge": Command(
         "reasonkit.cli.serve_judge:serve_judge", "Serve verdicts over HTTP to trainers of all kinds."
     ),
     "train": Command("reasonkit.cli.train:train", "Train a model by a preset or a recipe file."),
-    "report": Command("reasonkit.cli.report:report", "Write a run's report: one HTML page and charts."),
+    "eval": Command("reasonkit.cli.eval:evaluate", "Evaluate models on tasks, with intervals."),
+    "compare": Command(
+        "reasonkit.cli.compare:compare", "Say which of two evaluated models is better, and where."
+    ),
+    "rescore": Command("reasonkit.cli.rescore:rescore", "Judge an evaluation's old replies again."),
+    "report": Command(
+        "reasonkit.cli.report:report", "Write a report of runs or evaluations: one HTML page and charts."
+    ),
+    "steer": Command(
+        "reasonkit.cli.steer:app", "Guide a TaskLLM between code and text; collect data of it.", group=True
+    ),
     "chat-template": Command(
         "reasonkit.cli.chat_template:chat_template", "Make a model's replies open with <think>."
     ),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from reasonkit.models import FoundModel
 
 EVALUATIONS = Path("evals")
-MANY = 0.01
-"""Above this share of samples, what went wrong is worth a word."""
 
 
 class GraderName(StrEnum):
@@ -250,16 +248,16 @@ async def _stoppable(
 
 
 def _show(done: Evaluated, folder: EvaluationDir, json_: bool) -> None:
-    from reasonkit.cli.eval_table import print_results, warnings
     from reasonkit.evaluate.results import results_json
+    from reasonkit.evaluate.table import COLUMNS, rows, warnings
     from reasonkit.report import write_evaluation_report
 
     write_evaluation_report([folder.path], folder.report)
     if json_:
         emit_json({**results_json(done.results), "folder": str(folder.path), "stopped": done.stopped})
     else:
-        print_results(done.results)
-        for line in warnings(done.results, MANY):
+        print_table(COLUMNS, list(rows(done.results)))
+        for line in warnings(done.results):
             say(line)
         say(f"samples and results: {folder.path}   report: {folder.report}")
     missing = sum(result.n * result.k - result.judged for result in done.results)

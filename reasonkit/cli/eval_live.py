@@ -109,7 +109,7 @@ class Lines(Tallies):
             self._say(f"{pair.model}, {pair.plan.name}: {tally.words()}, {self.speed()}")
 
     def ended(self, result: TaskResult) -> None:
-        from reasonkit.cli.eval_table import score_words
+        from reasonkit.evaluate.table import score_words
 
         score = score_words(result.score) if result.score else "nothing judged"
         self._say(f"{result.model}, {result.task}: {score}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def grader_version() -> str:
     return total.hexdigest()
 
 
-def _versions() -> list[tuple[str, str]]:
-    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions()}
-    return [(name, installed[name]) for name in PACKAGES if name in installed]
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def _gpus() -> list[str]:

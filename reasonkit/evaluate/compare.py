@@ -127,14 +127,23 @@ def _suite(tasks: Sequence[TaskComparison]) -> Estimate | None:
 
 
 def _as_estimate(difference: Difference) -> Estimate:
-    # Where no item differs the error is 0, and where there is one item it is unknown: neither adds spread.
-    error = 0.0 if math.isnan(difference.error) else difference.error
-    return Estimate(difference.mean, difference.low, difference.high, error, difference.n, "t")
+    """Where no item differs, or there is one only, the interval says what the error cannot."""
+    known = difference.error > 0
+    return Estimate(
+        difference.mean,
+        difference.low,
+        difference.high,
+        difference.error if known else math.nan,
+        difference.n,
+        "t" if known else "Wilson",
+    )
 
 
 def _detectable(difference: Difference) -> float:
     normal = NormalDist()
-    return (normal.inv_cdf(0.975) + normal.inv_cdf(POWER)) * difference.error
+    reach = normal.inv_cdf(0.975)
+    error = difference.error if difference.error > 0 else (difference.high - difference.low) / 2 / reach
+    return (reach + normal.inv_cdf(POWER)) * error
 
 
 def _tasks(results: Sequence[TaskResult]) -> str:

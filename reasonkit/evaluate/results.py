@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -167,11 +167,13 @@ def item_rows(items: Iterable[Item], mode: Mode, metric: Metric) -> list[dict[st
 
 def suites(results: Sequence[TaskResult]) -> dict[str, Estimate]:
     """Each model's unweighted mean over its tasks, where it has several."""
-    return {
-        model: suite_mean(estimates)
-        for model in dict.fromkeys(result.model for result in results)
-        if len(estimates := [r.score for r in results if r.model == model and r.score is not None]) > 1
-    }
+    found: dict[str, Estimate] = {}
+    for model in dict.fromkeys(result.model for result in results):
+        scores = [result.score for result in results if result.model == model and result.score is not None]
+        if len(scores) > 1:
+            mean = suite_mean(scores)
+            found[model] = replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+    return found
 
 
 def results_json(results: Sequence[TaskResult]) -> dict[str, Any]:

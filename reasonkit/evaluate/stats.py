@@ -214,12 +214,20 @@ def suite_mean(tasks: Sequence[Estimate], *, level: float = 0.95) -> Estimate:
     if not tasks:
         raise ValueError("a suite needs at least one task")
     mean = fmean(task.mean for task in tasks)
-    error = math.sqrt(sum(task.error**2 for task in tasks)) / len(tasks)
+    errors = [_error_of(task, level) for task in tasks]
+    error = math.sqrt(sum(each**2 for each in errors)) / len(tasks)
     # Welch and Satterthwaite: a suite of small tasks has fewer degrees of freedom than items.
-    spread = sum(task.error**4 / (task.n - 1) for task in tasks if task.n > 1)
-    degrees = sum(task.error**2 for task in tasks) ** 2 / spread if spread > 0 else math.inf
+    spread = sum(each**4 / (task.n - 1) for each, task in zip(errors, tasks, strict=True) if task.n > 1)
+    degrees = sum(each**2 for each in errors) ** 2 / spread if spread > 0 else math.inf
     reach = _t_quantile(level, degrees) * error
     return Estimate(mean, mean - reach, mean + reach, error, sum(task.n for task in tasks), "t")
+
+
+def _error_of(task: Estimate, level: float) -> float:
+    """A task's standard error; where its items are all alike, what its interval stands for, which is not 0."""
+    if task.method == "t" or task.method == "clustered t":
+        return task.error
+    return (task.high - task.low) / 2 / NormalDist().inv_cdf((1 + level) / 2)
 
 
 def minimum_detectable_effect(

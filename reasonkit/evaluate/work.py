@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonkit.engines import Sampling
 from reasonkit.engines.http_ledger import Price
-from reasonkit.evaluate.results import Item, Scores, TaskResult, evaluate_items, item_rows
+from reasonkit.evaluate.results import Item, Metric, Scores, TaskResult, evaluate_items, item_rows
 from reasonkit.evaluate.samples import GAME, SAMPLING_FIELDS, Sample, Samples, item_key, sample_key
 from reasonkit.records import Record, dumps
 from reasonkit.tasks import Task
 from reasonkit.verifiers import Mode
+
+ENV = "single_turn"
+MODES: tuple[Mode, ...] = ("strict", "reasoning360")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,6 @@ class Pair:
         plan, items = self.plan, self.items()
         drawn = [sample for item in items for sample in item.samples]
         pass_at = plan.pass_at or plan.k
-        modes: list[Mode] = [mode, *(each for each in MODES if each != mode and _judged_by(drawn, each))]
-        scores: dict[str, Scores] = {
-            each: found
-            for each in modes
-            if (found := evaluate_items(items, each, plan.task.metric, plan.k, pass_at)) is not None
-        }
         prompt, completion = (
             sum(getattr(sample, name) for sample in drawn) for name in ("prompt_tokens", "completion_tokens")
         )
@@ -126,7 +123,7 @@ class Pair:
             seed=plan.seed,
             drawn=sum(sample.failure is None for sample in drawn),
             judged=sum(_is_judged(sample, mode) for sample in drawn),
-            scores=scores,
+            scores=_scores(items, mode, plan.task.metric, plan.k, pass_at),
             prompt_tokens=prompt,
             completion_tokens=completion,
             cost=None if price is None else price.of(prompt, completion),
@@ -138,8 +135,38 @@ class Pair:
         return self.samples.by_key.get(self.key(record, number))
 
 
-ENV = "single_turn"
-MODES: tuple[Mode, ...] = ("strict", "reasoning360")
+def rejudged(result: TaskResult, samples: Samples, mode: Mode) -> TaskResult:
+    """`result` under another grader, or under new verdicts of the same."""
+    items = [
+        Item(
+            uid=row["uid"],
+            key=row["key"],
+            prompt=row["prompt"],
+            cluster=row["cluster"],
+            groups=row["groups"],
+            samples=[
+                sample
+                for number in range(result.k)
+                if (sample := samples.by_key.get(sample_key(row["key"], number))) is not None
+            ],
+        )
+        for row in result.items
+    ]
+    return replace(
+        result,
+        grader=mode,
+        judged=sum(_is_judged(sample, mode) for item in items for sample in item.samples),
+        scores=_scores(items, mode, result.metric, result.k, result.pass_at),
+        items=item_rows(items, mode, result.metric),
+    )
+
+
+def _scores(items: Sequence[Item], mode: Mode, metric: Metric, k: int, pass_at: int) -> dict[str, Scores]:
+    """By grader: `mode`, and any other whose verdicts are there too."""
+    drawn = [sample for item in items for sample in item.samples]
+    modes: list[Mode] = [mode, *(each for each in MODES if each != mode and _judged_by(drawn, each))]
+    found = {each: evaluate_items(items, each, metric, k, pass_at) for each in modes}
+    return {each: scores for each, scores in found.items() if scores is not None}
 
 
 def _is_judged(sample: Sample, mode: Mode) -> bool:

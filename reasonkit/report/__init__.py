@@ -1,14 +1,36 @@
-"""Reports of runs: one HTML page that needs nothing else, and charts as PNG and SVG.
+"""Reports: one HTML page that needs nothing else, and charts as PNG and SVG.
 
-    read.py      a run folder as plain data, tolerant of what a stopped run lacks
-    series.py    which curves there are to draw, from what metrics.jsonl holds
-    samples.py   which rollouts fit into the page, packed so that they open on demand
-    charts.py    the curves as PNG and SVG files, by matplotlib
-    page.py      the page; its looks and behaviour are page.html, page.css and page.js beside it
+Of training runs:
 
-Only reads run folders; nothing here trains, evaluates or decides.
+    read.py         a run folder as plain data, tolerant of what a stopped run lacks
+    series.py       which curves there are to draw, from what metrics.jsonl holds
+    rollouts.py     which replies there are to look at
+    page.py         the page (training.html, training.js)
+
+Of evaluations:
+
+    evaluation.py         results and what there is to draw of them
+    evaluation_charts.py  bars and the summary as image files
+    evaluation_page.py    the page (evaluation.html, evaluation.js)
+
+Of both: samples.py packs replies so that they open on demand, charts.py draws curves by matplotlib, draw.js and
+browse.js are what a page does in the browser, write.py puts it all on disk.
+
+Only reads folders; nothing here trains, evaluates or decides.
 """
 
-from reasonkit.report.write import Written, write_picture, write_report
+from reasonkit.report.write import (
+    Written,
+    write_evaluation_picture,
+    write_evaluation_report,
+    write_picture,
+    write_report,
+)
 
-__all__ = ["Written", "write_picture", "write_report"]
+__all__ = [
+    "Written",
+    "write_evaluation_picture",
+    "write_evaluation_report",
+    "write_picture",
+    "write_report",
+]

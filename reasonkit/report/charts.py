@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasonkit.report.read import RunData
 from reasonkit.report.series import Chart, Curve, legend
 from reasonkit.rundir import atomic_file
 
@@ -47,23 +46,23 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def save_charts(charts: Sequence[Chart], runs: Sequence[RunData], folder: Path) -> list[Path]:
+def save_charts(charts: Sequence[Chart], labels: Sequence[str], folder: Path) -> list[Path]:
     """One PNG and one SVG a chart."""
     written: list[Path] = []
     for chart in charts:
-        figure = _figure([chart], runs, "", (6.4, 3.6))
-        written += [_save(figure, folder / f"{chart.key}.{suffix}") for suffix in ("png", "svg")]
+        figure = figure_of([chart], labels, "", (6.4, 3.6))
+        written += [save(figure, folder / f"{chart.key}.{suffix}") for suffix in ("png", "svg")]
     return written
 
 
-def save_picture(charts: Sequence[Chart], runs: Sequence[RunData], title: str, path: Path) -> None:
+def save_picture(charts: Sequence[Chart], labels: Sequence[str], title: str, path: Path) -> None:
     """Reward and accuracy side by side in one image, in the format that the path's suffix names."""
     wanted = [chart for chart in charts if chart.key in ("reward", "accuracy")]
-    _save(_figure(wanted, runs, title, (10.0, 3.9)), path)
+    save(figure_of(wanted, labels, title, (10.0, 3.9)), path)
 
 
-def _figure(
-    charts: Sequence[Chart], runs: Sequence[RunData], title: str, size: tuple[float, float]
+def figure_of(
+    charts: Sequence[Chart], labels: Sequence[str], title: str, size: tuple[float, float]
 ) -> Figure:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -71,26 +70,26 @@ def _figure(
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         for number, chart in enumerate(charts, start=1):
-            _draw(figure, figure.add_subplot(1, len(charts), number), chart, runs)
+            _draw(figure, figure.add_subplot(1, len(charts), number), chart, labels)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     return figure
 
 
-def _draw(figure: Figure, axes: Axes, chart: Chart, runs: Sequence[RunData]) -> None:
+def _draw(figure: Figure, axes: Axes, chart: Chart, labels: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
     from matplotlib.transforms import ScaledTranslation
 
     marked = [curve for curve in chart.curves if curve.intervals]  # drawn side by side, not on each other
-    for curve, colour, dash in zip(chart.curves, colours(chart, runs), dashes(chart, runs), strict=True):
+    for curve, colour, dash in zip(chart.curves, colours(chart, labels), dashes(chart, labels), strict=True):
         if curve.intervals:
             inches = 0.06 * (marked.index(curve) - (len(marked) - 1) / 2)
             aside = ScaledTranslation(inches, 0.0, figure.dpi_scale_trans)
-            _draw_marks(axes, curve, colour, legend(chart, curve, runs), axes.transData + aside)
+            _draw_marks(axes, curve, colour, legend(chart, curve, labels), axes.transData + aside)
         else:
-            _draw_line(axes, curve, colour, dash, legend(chart, curve, runs))
+            _draw_line(axes, curve, colour, dash, legend(chart, curve, labels))
     axes.set_title(chart.title)
-    axes.set_xlabel("step")
+    axes.set_xlabel(chart.along)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.02)
     if chart.unit == "percent":
@@ -125,22 +124,22 @@ def _draw_line(axes: Axes, curve: Curve, colour: str, dash: str, label: str) -> 
     axes.plot(steps, values, label=label, color=colour, linewidth=1.8, linestyle=dash, marker=marker)
 
 
-def colours(chart: Chart, runs: Sequence[RunData]) -> list[str]:
+def colours(chart: Chart, labels: Sequence[str]) -> list[str]:
     """A colour a curve in the report of one run, a colour a run in that of several."""
-    numbers = range(len(chart.curves)) if len(runs) == 1 else [curve.run for curve in chart.curves]
+    numbers = range(len(chart.curves)) if len(labels) == 1 else [curve.run for curve in chart.curves]
     return [COLOURS[number % len(COLOURS)] for number in numbers]
 
 
-def dashes(chart: Chart, runs: Sequence[RunData]) -> list[str]:
+def dashes(chart: Chart, labels: Sequence[str]) -> list[str]:
     """Lines of one run are told apart by their dashes where colour tells the runs apart."""
-    if len(runs) == 1:
+    if len(labels) == 1:
         return ["-"] * len(chart.curves)
-    labels = list(dict.fromkeys(curve.label for curve in chart.curves))
+    metrics = list(dict.fromkeys(curve.label for curve in chart.curves))
     styles = ("-", "--", ":", "-.")
-    return [styles[labels.index(curve.label) % len(styles)] for curve in chart.curves]
+    return [styles[metrics.index(curve.label) % len(styles)] for curve in chart.curves]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     from matplotlib import rc_context
 
     suffix = path.suffix.removeprefix(".")

@@ -1,7 +1,7 @@
-"""The report's page: one HTML file with everything in it, readable from a mail attachment or a disk.
+"""The page about training runs: one HTML file with everything in it, readable from a mail attachment or a disk.
 
-Tables, recipe and environment are plain HTML. Curves and rollouts are data that page.js draws: curves at once,
-rollouts when they are looked at. Nothing is fetched, and no text of a model is ever interpreted as HTML.
+Tables, recipe and environment are plain HTML. Curves and replies are data that draw.js and browse.js draw: curves
+at once, replies when they are looked at. Nothing is fetched, and no text of a model is ever interpreted as HTML.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from reasonkit import __version__
 from reasonkit.report.charts import COLOURS, colours, dashes
 from reasonkit.report.read import DECODINGS, RunData, change, replies
+from reasonkit.report.rollouts import PLACES
 from reasonkit.report.samples import OF_GROUP, OF_ROLLOUT, Packed
 from reasonkit.report.series import Chart, Curve, Point, legend
 
@@ -42,6 +43,32 @@ Row = Mapping[str, Any]
 
 def render(title: str, runs: Sequence[RunData], charts: Sequence[Chart], samples: Packed) -> str:
     """The page as text."""
+    labels = [run.label for run in runs]
+    return fill(
+        "training",
+        {
+            "charts": [chart_data(chart, labels) for chart in charts],
+            "runs": labels,
+            "places": PLACES,
+            "ofGroup": OF_GROUP,
+            "ofRollout": OF_ROLLOUT,
+        },
+        title=title,
+        runs=runs,
+        several=len(runs) > 1,
+        filters=[("run", "run", len(runs) == 1), ("place", "from", False), ("step", "step", False)],
+        colours=[COLOURS[index % len(COLOURS)] for index in range(len(runs))],
+        summaries=[_summary(run) for run in runs],
+        results=[row for run in runs for row in _results(run)],
+        example=_example(runs[0]) if len(runs) == 1 else None,
+        charts=[(chart, in_words(chart, labels)) for chart in charts],
+        environments=[list(_environment(run)) for run in runs],
+        samples=samples,
+    )
+
+
+def fill(kind: str, script: Mapping[str, Any], **content: Any) -> str:
+    """The template `kind` with its content, and with `script` as the data that its scripts draw."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -52,26 +79,14 @@ def render(title: str, runs: Sequence[RunData], charts: Sequence[Chart], samples
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = {
-        "charts": [_chart(chart, runs) for chart in charts],
-        "runs": [run.label for run in runs],
-        "ofGroup": OF_GROUP,
-        "ofRollout": OF_ROLLOUT,
-    }
-    return environment.get_template("page.html").render(
-        title=title,
-        runs=runs,
-        several=len(runs) > 1,
-        colours=[COLOURS[index % len(COLOURS)] for index in range(len(runs))],
-        summaries=[_summary(run) for run in runs],
-        results=[row for run in runs for row in _results(run)],
-        example=_example(runs[0]) if len(runs) == 1 else None,
-        charts=[(chart, _in_words(chart, runs)) for chart in charts],
-        environments=[list(_environment(run)) for run in runs],
-        samples=samples,
+    behaviour = "\n".join(
+        (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("draw", "browse", kind)
+    )
+    return environment.get_template(f"{kind}.html").render(
+        **content,
         data=Markup(_script_json(script)),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        behaviour=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        behaviour=Markup(behaviour),
         version=__version__,
     )
 
@@ -140,15 +155,16 @@ def _example(run: RunData) -> dict[str, str] | None:
     }
 
 
-def _chart(chart: Chart, runs: Sequence[RunData]) -> dict[str, Any]:
-    """A chart as page.js draws it."""
-    styles = zip(chart.curves, colours(chart, runs), dashes(chart, runs), strict=True)
+def chart_data(chart: Chart, labels: Sequence[str]) -> dict[str, Any]:
+    """A chart as draw.js draws it."""
+    styles = zip(chart.curves, colours(chart, labels), dashes(chart, labels), strict=True)
     return {
         "key": chart.key,
+        "along": chart.along,
         "percent": chart.unit == "percent",
         "curves": [
             {
-                "label": legend(chart, curve, runs),
+                "label": legend(chart, curve, labels),
                 "colour": colour,
                 "dash": DASH_ARRAYS[dash],
                 "points": _points(curve.points),
@@ -160,9 +176,9 @@ def _chart(chart: Chart, runs: Sequence[RunData]) -> dict[str, Any]:
     }
 
 
-def _in_words(chart: Chart, runs: Sequence[RunData]) -> str:
+def in_words(chart: Chart, labels: Sequence[str]) -> str:
     """What a chart shows, for those who do not see it."""
-    return "; ".join(_curve_in_words(chart, curve, legend(chart, curve, runs)) for curve in chart.curves)
+    return "; ".join(_curve_in_words(chart, curve, legend(chart, curve, labels)) for curve in chart.curves)
 
 
 def _curve_in_words(chart: Chart, curve: Curve, name: str) -> str:
@@ -171,8 +187,8 @@ def _curve_in_words(chart: Chart, curve: Curve, name: str) -> str:
 
     (first, start), (last, end) = curve.points[0], curve.points[-1]
     if len(curve.points) == 1:
-        return f"{name}: {show(start)} at step {first:.0f}"
-    return f"{name}: from {show(start)} at step {first:.0f} to {show(end)} at step {last:.0f}"
+        return f"{name}: {show(start)} at {chart.along} {first:.0f}"
+    return f"{name}: from {show(start)} at {chart.along} {first:.0f} to {show(end)} at {last:.0f}"
 
 
 def _environment(run: RunData) -> Iterator[tuple[str, str]]:

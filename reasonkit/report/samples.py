@@ -1,9 +1,9 @@
-"""Which rollouts go into the page, packed so that the page opens at once and stays below its size.
+"""Which replies go into a page, packed so that the page opens at once and stays below its size.
 
-A run may hold millions of rollouts; a page holds what fits. Whole groups are taken, from steps spread
-evenly over the run, and of each step first the groups with its best and its worst rollout. Replies are
+A run may hold millions of replies; a page holds what fits. Whole groups (the replies to one problem) are taken,
+spread evenly over the sets, and of each set first the groups with its best and its worst reply. Replies are
 compressed in chunks, which the browser unpacks when one is looked at; only the numbers that the
-filters need are read at once.
+filters need are read at once. What the sets are is for the report to say: steps of runs, tasks of evaluations.
 """
 
 from __future__ import annotations
@@ -15,14 +15,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from reasonkit.report.read import DECODINGS, RunData, replies
-
-MOST_READ = 100_000
-"""Rollouts read for one page; of longer runs, evenly spread steps."""
 CHUNK = 256 * 1024
 """Characters of replies compressed together."""
 LEAST_COMPRESSION = 2
@@ -34,24 +28,19 @@ INDEX_SHARE = 0.1
 
 Row = Mapping[str, Any]
 
-PLACES = ("training", "held out, sampled", "held out, greedy")
-COLUMNS = (
-    "uid", "sample", "prompt", "text", "status", "score", "reason", "answer", "gold", "reward", "parts",
-    "finish_reason", "length", "advantage", "failure",
-)  # fmt: skip
-"""What is read of a rollout file: all but the tokens."""
 OF_GROUP = ("uid", "prompt", "gold")
-OF_ROLLOUT = tuple(name for name in COLUMNS if name not in (*OF_GROUP, "status", "reward"))
+OF_ROLLOUT = (
+    "sample", "text", "score", "reason", "answer", "parts", "finish_reason", "length", "advantage", "failure",
+)  # fmt: skip
 """What a chunk holds of each rollout; status and reward are in the index."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSet:
-    """The rollouts of one step, or the replies of one look at held-out problems; read when wanted."""
+    """Replies that share where they are from; read when wanted."""
 
-    run: int
-    place: int
-    step: int
+    where: Mapping[str, int]
+    """What the page's filters ask for, as numbers; all sets of a page have the same keys."""
     size: int
     read: Callable[[], list[Row]]
 
@@ -72,19 +61,13 @@ class Packed:
     total: int
 
 
-def pack(runs: Sequence[RunData], room: int) -> Packed:
-    """The rollouts that fit into `room` characters of page."""
-    sets: list[SampleSet] = []
-    total = 0
-    for index, run in enumerate(runs):
-        training, held_out = _training_sets(index, run), list(_held_out_sets(index, run))
-        total += sum(each.size for each in (*training, *held_out))
-        sets += [*held_out, *_within(training, MOST_READ // len(runs))]
+def pack(sets: Sequence[SampleSet], room: int, total: int, columns: Sequence[str] = OF_ROLLOUT) -> Packed:
+    """The replies that fit into `room` characters of page, of `total` that there are, with `columns` of each."""
     bytes_left = int(room * (1 - INDEX_SHARE)) * 3 // 4  # base64 writes three bytes as four characters
     taken: dict[int, list[Chunk]] = {}
     for done, position in enumerate(_spread(len(sets))):
         share = bytes_left // (len(sets) - done)
-        taken[position] = list(_chunks(sets[position].read(), share, bytes_left))
+        taken[position] = list(_chunks(sets[position].read(), share, bytes_left, columns))
         bytes_left -= sum(len(chunk.compressed) for chunk in taken[position])
     shown = [(each, chunk) for position, each in enumerate(sets) for chunk in taken[position]]
     return Packed(
@@ -103,63 +86,14 @@ def _index(shown: Sequence[tuple[SampleSet, Chunk]]) -> dict[str, Any]:
     for _, chunk in shown:
         starts.append(count)
         count += len(chunk.rows)
+    names = shown[0][0].where if shown else {}
     return {
-        "places": PLACES,
         "statuses": statuses,
         "starts": starts,
-        "run": [each.run for each, chunk in shown for _ in chunk.rows],
-        "place": [each.place for each, chunk in shown for _ in chunk.rows],
-        "step": [each.step for each, chunk in shown for _ in chunk.rows],
+        **{name: [each.where[name] for each, chunk in shown for _ in chunk.rows] for name in names},
         "status": [number[str(row["status"])] for _, chunk in shown for row in chunk.rows],
         "reward": [_rounded(row["reward"]) for _, chunk in shown for row in chunk.rows],
     }
-
-
-def _training_sets(index: int, run: RunData) -> list[SampleSet]:
-    import pyarrow.parquet as pq
-
-    files = [(step, run.folder.rollouts(step)) for step in run.folder.rollout_steps()]
-    return [
-        SampleSet(index, 0, step, pq.read_metadata(file).num_rows, partial(_read_rollouts, file))
-        for step, file in files
-    ]
-
-
-def _read_rollouts(file: Path) -> list[Row]:
-    import pyarrow.parquet as pq
-
-    present = set(pq.read_schema(file).names)
-    rows: list[dict[str, Any]] = pq.read_table(file, columns=[c for c in COLUMNS if c in present]).to_pylist()
-    for row in rows:
-        row["parts"] = json.loads(row.get("parts") or "{}")
-    return list(rows)
-
-
-def _held_out_sets(index: int, run: RunData) -> Iterator[SampleSet]:
-    for look in run.validations:
-        for place, decoding in enumerate(DECODINGS, start=1):
-            rows = list(_held_out_rows(look["items"], decoding))
-            if rows:
-                yield SampleSet(index, place, look["step"], len(rows), partial(list, rows))
-
-
-def _held_out_rows(items: Sequence[Row], decoding: str) -> Iterator[Row]:
-    for item in items:
-        gold = item["answer"] if isinstance(item["answer"], str) else json.dumps(item["answer"])
-        for sample, reply in enumerate(replies(item, decoding)):
-            about = {"uid": item["uid"], "prompt": item["prompt"], "gold": gold, "sample": sample}
-            yield {**about, **reply, "reward": reply["score"]}
-
-
-def _within(sets: Sequence[SampleSet], most: int) -> list[SampleSet]:
-    """All sets, or as many of them, evenly spread with first and last among them, as hold `most` rollouts."""
-    total = sum(each.size for each in sets)
-    if total <= most:
-        return list(sets)
-    keep = max(2, len(sets) * most // total)
-    if keep >= len(sets):
-        return list(sets)
-    return [sets[round(place * (len(sets) - 1) / (keep - 1))] for place in range(keep)]
 
 
 def _spread(count: int) -> list[int]:
@@ -171,17 +105,17 @@ def _spread(count: int) -> list[int]:
     return [count - 1, *halving]
 
 
-def _chunks(rows: Sequence[Row], share: int, room: int) -> Iterator[Chunk]:
+def _chunks(rows: Sequence[Row], share: int, room: int, columns: Sequence[str]) -> Iterator[Chunk]:
     """What of `rows` fits into `share` bytes. The best and the worst group may take more, up to `room`."""
     groups = _best_and_worst_first(rows)
     if sum(map(_size, groups)) <= CHUNK:
-        whole = _compress(groups)
+        whole = _compress(groups, columns)
         if len(whole.compressed) <= share:
             yield whole
             return
     start, end, limit = 0, 2, room
     while start < len(groups):
-        chunk = _compress(groups[start:end])
+        chunk = _compress(groups[start:end], columns)
         if len(chunk.compressed) > limit:
             return
         yield chunk
@@ -216,11 +150,11 @@ def _size(group: Sequence[Row]) -> int:
     return len(group[0]["prompt"]) + sum(len(row["text"]) for row in group)
 
 
-def _compress(groups: Sequence[Sequence[Row]]) -> Chunk:
+def _compress(groups: Sequence[Sequence[Row]], columns: Sequence[str]) -> Chunk:
     content = {
         "groups": [[_plain(group[0].get(name)) for name in OF_GROUP] for group in groups],
         "rollouts": [
-            [number, *(_plain(row.get(name)) for name in OF_ROLLOUT)]
+            [number, *(_plain(row.get(name)) for name in columns)]
             for number, group in enumerate(groups)
             for row in group
         ],

@@ -43,6 +43,8 @@ class Chart:
     title: str
     unit: Unit
     curves: Sequence[Curve]
+    along: str = "step"
+    """What runs along the bottom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,11 @@ def charts_of(runs: Sequence[RunData]) -> list[Chart]:
     return [chart for chart in charts if chart.curves]
 
 
-def legend(chart: Chart, curve: Curve, runs: Sequence[RunData]) -> str:
-    """What tells a curve from the others of its chart: its run, its metric, or both."""
-    if len(runs) == 1:
+def legend(chart: Chart, curve: Curve, labels: Sequence[str]) -> str:
+    """What tells a curve from the others of its chart: its run (or model), its metric, or both."""
+    if len(labels) == 1:
         return curve.label
-    run = runs[curve.run].label
+    run = labels[curve.run]
     return run if len({each.label for each in chart.curves}) == 1 else f"{run}: {curve.label}"
 
 

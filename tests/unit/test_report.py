@@ -17,7 +17,8 @@ from reasonkit.evaluate.stats import paired_difference
 from reasonkit.report import Written, write_picture, write_report
 from reasonkit.report.page import render
 from reasonkit.report.read import change, read_run, read_runs
-from reasonkit.report.samples import OF_ROLLOUT, Packed, pack
+from reasonkit.report.rollouts import pack_runs
+from reasonkit.report.samples import OF_ROLLOUT, Packed
 from reasonkit.report.series import MOST_POINTS, charts_of, moving_average
 from reasonkit.rundir import RunDir, write_text
 from tests.synthetic_run import write_run
@@ -32,7 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 def page_of(run: RunDir) -> str:
     runs = [read_run(run.path)]
-    return render("a page", runs, charts_of(runs), pack(runs, 1_000_000))
+    return render("a page", runs, charts_of(runs), pack_runs(runs, 1_000_000))
 
 
 def unpacked(text: str) -> Any:
@@ -150,7 +151,7 @@ class TestSamples:
         import pyarrow.parquet as pq
 
         run = write_run(tmp_path / "run", steps=6, items=5)
-        packed = pack([read_run(run.path)], 4_000_000)
+        packed = pack_runs([read_run(run.path)], 4_000_000)
         assert packed.shown == packed.total == 6 * 16 + 2 * 5 * 3
         written = [
             row for step in run.rollout_steps() for row in pq.read_table(run.rollouts(step)).to_pylist()
@@ -163,7 +164,7 @@ class TestSamples:
     def test_what_does_not_fit_is_left_out_evenly_and_the_size_holds(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", steps=20, prompts=8, words=200, items=2)
         room = 120_000
-        packed = pack([read_run(run.path)], room)
+        packed = pack_runs([read_run(run.path)], room)
         assert len(packed.index) + sum(map(len, packed.chunks)) <= room
         assert 0 < packed.shown < packed.total
         steps = {row["step"] for row in shown_rollouts(packed) if row["place"] == 0}
@@ -179,7 +180,7 @@ class TestSamples:
             table = pq.read_table(run.rollouts(step)).to_pylist()
             table[57]["reward"], table[91]["reward"] = 7.0, -7.0
             pq.write_table(pa.Table.from_pylist(table), run.rollouts(step))
-        rows = shown_rollouts(pack([read_run(run.path)], 40_000))
+        rows = shown_rollouts(pack_runs([read_run(run.path)], 40_000))
         for step in (1, 2, 3):
             rewards = [row["reward"] for row in rows if row["step"] == step and row["place"] == 0]
             assert len(rewards) < 120
@@ -202,7 +203,7 @@ class TestSamples:
         rows = pq.read_table(run.rollouts(1)).to_pylist()
         rows[0] |= {"status": "error", "score": None, "reward": None, "failure": "generate: deadline"}
         pq.write_table(pa.Table.from_pylist(rows), run.rollouts(1))
-        failed = [row for row in shown_rollouts(pack([read_run(run.path)], 4_000_000)) if row["failure"]]
+        failed = [row for row in shown_rollouts(pack_runs([read_run(run.path)], 4_000_000)) if row["failure"]]
         assert [(row["status"], row["reward"], row["failure"]) for row in failed] == [
             ("error", None, "generate: deadline")
         ]

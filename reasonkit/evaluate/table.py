@@ -1,36 +1,28 @@
-"""Results of evaluations as people read them: the table, and a word on what went wrong."""
+"""Results in words: the rows of the table that the terminal and the page show, and what went wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from reasonkit.cli.output import print_table
-
-if TYPE_CHECKING:
-    from reasonkit.evaluate.results import Scores, TaskResult
-    from reasonkit.evaluate.stats import Estimate
+from reasonkit.evaluate.results import Scores, TaskResult, suites
+from reasonkit.evaluate.stats import Estimate
 
 NOTHING = "–"
-
-
-def print_results(results: Sequence[TaskResult]) -> None:
-    """A row a model and task, and below each model of several tasks their mean."""
-    from reasonkit.evaluate.results import suites
-
-    means = suites(results)
-    rows: list[tuple[str, ...]] = []
-    for model in dict.fromkeys(result.model for result in results):
-        rows += [_row(result) for result in results if result.model == model]
-        if model in means:
-            rows.append((model, "mean of tasks", "", score_words(means[model]), *[""] * (len(COLUMNS) - 4)))
-    print_table(COLUMNS, rows)
-
-
+MANY = 0.01
+"""Above this fraction of samples, what went wrong is worth a word."""
 COLUMNS = (
     "model", "task", "n × k", "score, 95 %", "pass@k", "no answer", "truncated", "grader error", "timeout",
     "tokens", "cost", "published",
 )  # fmt: skip
+
+
+def rows(results: Sequence[TaskResult]) -> Iterator[tuple[str, ...]]:
+    """A row a model and task, and below each model of several tasks their mean."""
+    means = suites(results)
+    for model in dict.fromkeys(result.model for result in results):
+        yield from (_row(result) for result in results if result.model == model)
+        if model in means:
+            yield (model, "mean of tasks", "", score_words(means[model]), *[""] * (len(COLUMNS) - 4))
 
 
 def _row(result: TaskResult) -> tuple[str, ...]:
@@ -75,8 +67,8 @@ def _share(share: float) -> str:
     return f"{100 * share:.1f} %" if share else "0"
 
 
-def warnings(results: Sequence[TaskResult], many: float) -> Iterator[str]:
-    """What went wrong in more than the fraction `many` of a task's samples."""
+def warnings(results: Sequence[TaskResult]) -> Iterator[str]:
+    """What went wrong in more than the fraction MANY of a task's samples."""
     for result in results:
         own = result.scores.get(result.grader)
         if own is None:
@@ -89,5 +81,5 @@ def warnings(results: Sequence[TaskResult], many: float) -> Iterator[str]:
             "failed: there is no reply": own.rates.failed,
         }
         for words, share in rates.items():
-            if share > many:
+            if share > MANY:
                 yield f"{result.model}, {result.task}: {100 * share:.1f} % of the samples {words}"
