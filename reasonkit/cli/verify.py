@@ -54,12 +54,20 @@ def verify(
     workers: Annotated[
         int | None, typer.Option(help="Processes that judge; one a core unless given.")
     ] = None,
+    sandbox_url: Annotated[
+        str | None, typer.Option(help="A SandboxFusion server, for code where this machine offers no walls.")
+    ] = None,
+    unsafe_sandbox: Annotated[
+        bool, typer.Option("--unsafe-sandbox", help="Run code without walls where there are none.")
+    ] = False,
 ) -> None:
     """Judge replies: JSONL of records and responses in, JSONL of verdicts out."""
     from reasonkit.verifiers import Grader
 
     async def run() -> int:
-        async with Grader(mode=mode.value, workers=workers) as grader:
+        async with Grader(
+            mode=mode.value, workers=workers, unsafe_sandbox=unsafe_sandbox, sandbox_url=sandbox_url
+        ) as grader:
             if response is not None:
                 return await _judge_one(grader, _single(source, answer, verifier), response)
             if source is not None or answer is not None:

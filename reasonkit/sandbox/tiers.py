@@ -3,21 +3,30 @@
 Strongest first: own namespaces (T1), bubblewrap's (bwrap), none but Landlock and seccomp (T2), a SandboxFusion
 server (remote). With none of them, untrusted code is refused unless the caller insists on `unsafe`: limits on
 resources, and nothing else.
+
+Both ways out can also be set for a whole process and its children, by REASONKIT_SANDBOX_URL and
+REASONKIT_UNSAFE_SANDBOX=1. Neither ever replaces walls that hold.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+import os
 import sys
 
-from reasonkit.errors import ReasonkitError
+from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.sandbox.interface import Sandbox
 from reasonkit.sandbox.local import LocalSandbox
 from reasonkit.sandbox.probes import ProbeOutcome, Report, assail_all, open_scene
 from reasonkit.sandbox.process import WorkerFailed
 
 LOCAL_TIERS = ("T1", "bwrap", "T2")
+URL_VARIABLE = "REASONKIT_SANDBOX_URL"
+UNSAFE_VARIABLE = "REASONKIT_UNSAFE_SANDBOX"
+
+log = logging.getLogger(__name__)
 
 
 async def open_sandbox(
@@ -34,17 +43,27 @@ def _open(workers: int | None, unsafe: bool, remote_url: str | None) -> Sandbox:
     report = _at_start()
     if report.tier is not None:
         return LocalSandbox(report.tier, workers)
-    if remote_url is not None:
+    url = remote_url or os.environ.get(URL_VARIABLE)
+    if url:
         from reasonkit.sandbox.fusion import RemoteSandbox  # httpx is only needed here
 
-        return RemoteSandbox(remote_url)
-    if unsafe:
+        return RemoteSandbox(url)
+    if unsafe or _truth(UNSAFE_VARIABLE):
+        log.warning("code runs WITHOUT walls on this machine: limits on resources are all there is")
         return LocalSandbox("unsafe", workers)
     raise ReasonkitError(
         "this machine offers no wall to put around untrusted code\n" + describe(report),
         "run as a user that may make user namespaces, or `apt-get install bubblewrap`, or name a SandboxFusion"
-        " server, or accept the risk with --unsafe-sandbox",
+        f" server ({URL_VARIABLE}=http://HOST:8080), or accept the risk (reasonkit verify --unsafe-sandbox, or"
+        f" {UNSAFE_VARIABLE}=1 for any command)",
     )
+
+
+def _truth(variable: str) -> bool:
+    given = os.environ.get(variable, "0")
+    if given not in ("0", "1"):
+        raise UsageError(f"{variable} is '{given}'", "set it to 1 or 0, or leave it unset")
+    return given == "1"
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from functools import cache
 
 from reasonkit.records import Record, Verdict
@@ -33,16 +33,20 @@ def verify(record: Record, text: str, *, mode: Mode = "strict") -> Verdict:
     if refused is not None:
         return refused
     if inspect.iscoroutinefunction(verifier):
-        with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop already
-            return thread.submit(asyncio.run, _verify_once(record, text, mode)).result()
+        grader, loop = _shared_grader(mode)
+        return asyncio.run_coroutine_threadsafe(grader.verify(record, text), loop).result()
     if name in INLINE:
         return verdict_of(verifier, record, text)
     return _shared_pool().submit(where, record, text).result()
 
 
-async def _verify_once(record: Record, text: str, mode: Mode) -> Verdict:
-    async with Grader(mode=mode, workers=1) as grader:
-        return await grader.verify(record, text)
+@cache
+def _shared_grader(mode: Mode) -> tuple[Grader, asyncio.AbstractEventLoop]:
+    """One Grader for callers without an event loop, on a loop and thread of its own. It lasts as long as the
+    process; what it holds, sandbox workers above all, ends by itself when the process does."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="verify", daemon=True).start()
+    return Grader(mode=mode), loop
 
 
 @cache

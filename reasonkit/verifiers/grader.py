@@ -52,7 +52,8 @@ class Grader:
     """Judges replies: `async with Grader() as grader: verdict = await grader.verify(record, text)`.
 
     `deadline` bounds one verdict in wall seconds, waiting included; verifiers have tighter limits of their own.
-    A sandbox or judge that is handed in is used and left open.
+    A sandbox or judge that is handed in is used and left open. `unsafe_sandbox` accepts code without walls where
+    this machine has none, `sandbox_url` names a SandboxFusion server for that case.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Grader:
         deadline: float = DEADLINE_SECONDS,
         sandbox: Sandbox | None = None,
         judge: Judge | None = None,
+        unsafe_sandbox: bool = False,
+        sandbox_url: str | None = None,
     ) -> None:
         self.mode = mode
         self._workers = workers
@@ -72,6 +75,8 @@ class Grader:
         self._pool: VerifierPool | None = None
         self._sandbox = sandbox
         self._judge = judge
+        self._unsafe_sandbox = unsafe_sandbox
+        self._sandbox_url = sandbox_url
         self._opening = asyncio.Lock()
         self._owned = AsyncExitStack()
 
@@ -123,7 +128,8 @@ class Grader:
         """The sandbox of this run, opened by the first verdict that needs one."""
         async with self._opening:
             if self._sandbox is None:
-                self._sandbox = await self._owned.enter_async_context(await open_sandbox())
+                opened = await open_sandbox(unsafe=self._unsafe_sandbox, remote_url=self._sandbox_url)
+                self._sandbox = await self._owned.enter_async_context(opened)
         return self._sandbox
 
     async def judge(self) -> Judge:

@@ -1,8 +1,8 @@
 r"""Mathematical answers: the last box of the reply against the gold expression, judged by Math-Verify.
 
 Around Math-Verify stand three layers of our own. Before any parser sees the answer, its size, nesting, digits
-and powers are bounded. Then come cheap certain verdicts: the same text, the same number, words that are not
-products of letters. And what Math-Verify is known to get wrong is decided here: a chain of equations that
+and powers are bounded. Then come cheap certain verdicts: the same text, the same number, the same polynomial, words that
+are not products of letters. And what Math-Verify is known to get wrong is decided here: a chain of equations that
 contradicts itself (`151=152`), a percent sign that the question did not ask for, digits in another base, two
 numbers side by side read as a mixed numeral, `\log` for `\ln`, complex units.
 
@@ -21,6 +21,7 @@ from typing import Any
 from reasonkit.records import Record, Verdict
 from reasonkit.verifiers.extract import after_thinking, answer_line, last_box, last_tagged
 from reasonkit.verifiers.math_bounds import why_too_large
+from reasonkit.verifiers.math_exact import same_exactly
 from reasonkit.verifiers.numbers import Number, parse_number
 
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|[!,;: ])|[\s$~]")
@@ -149,6 +150,9 @@ def _same_value(answer: str, gold: str, question: str) -> bool:
         return _TEXT.sub(r"\1", answer).strip().rstrip(".").casefold() == words.rstrip(".").casefold()
     if _is_tuple(gold) and "," in answer and answer[:1] not in "([{\\":
         answer = f"({answer})"
+    exactly = same_exactly(answer, gold)
+    if exactly is not None:
+        return exactly
     if equivalent(gold, answer):
         return True
     if ("\\ln" in gold) != ("\\ln" in answer) and _NATURAL_LOG.search(gold + answer):

@@ -154,10 +154,13 @@ def _problem(text: str, gold: dict[str, Any], reference: str, metadata: dict[str
 
 
 def passes_its_tests(record: Record) -> bool:
-    """Whether the verifier accepts the record's own solution. A sandbox that fails is an error, not a verdict."""
+    """Whether the verifier accepts the record's own solution, by tests that no solution can tamper with. A sandbox
+    that fails is an error, not a verdict."""
     from reasonkit.verifiers import verify
 
     verdict = verify(record, f"```python\n{record.metadata['reference']}\n```")
+    if verdict.details.get("unusable") or verdict.details.get("tamperable"):
+        return False
     if verdict.status.is_failure:
         raise ReasonkitError(
             f"the solution of {record.uid} could not be run: {verdict.reason}",
