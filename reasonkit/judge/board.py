@@ -138,10 +138,11 @@ class Board:
     def __init__(self, path: Path | None = None, rows: int = 1) -> None:
         self._rows = rows
         self._file = tempfile.TemporaryFile() if path is None else path.open("r+b")  # noqa: SIM115 (held for life)
+        row = self._claim()
         os.ftruncate(self._file.fileno(), rows * ROW_BYTES)
         self._map = mmap.mmap(self._file.fileno(), rows * ROW_BYTES)
         self._cells = memoryview(self._map).cast("d")
-        self._base = self._claim() * len(COLUMNS)
+        self._base = row * len(COLUMNS)
         self.set(PID, os.getpid())
         self.set(STARTED, time.time())
         for gauge in (IN_PROGRESS, HELD, QUEUED):
@@ -155,6 +156,7 @@ class Board:
             except OSError:
                 continue
             return row
+        self._file.close()
         raise ReasonkitError(f"all {self._rows} rows of the board are held by living processes")
 
     def add(self, sample: str, amount: float = 1.0) -> None:
