@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
         "reasonkit.cli.compare:compare", "Say which of two evaluated models is better, and where."
     ),
     "rescore": Command("reasonkit.cli.rescore:rescore", "Judge an evaluation's old replies again."),
+    "play": Command("reasonkit.cli.play:play", "Play an environment turn by turn, or watch a model do it."),
     "report": Command(
         "reasonkit.cli.report:report", "Write a report of runs or evaluations: one HTML page and charts."
     ),
