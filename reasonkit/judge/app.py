@@ -184,7 +184,7 @@ def _add_legacy(app: FastAPI, settings: Settings, bench: Bench, board: Board) ->
             board.add(UNSAID)
             raise Answered(500, f"the answer lacks what its type needs: {error}") from None
         reply, text = legacy.parts_of(request.llm_output)
-        answer = await score(record, text)
+        answer = await score(record, legacy.stripped_file(text) if record.verifier == "swe" else text)
         return legacy.total(info, reply, answer) if settings.format_score else answer
 
     @app.post("/reward", response_model=legacy.RewardOut | legacy.RewardBatchOut, tags=["RL Verifier"])

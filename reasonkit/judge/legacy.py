@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from reasonkit.errors import ReasonkitError
 from reasonkit.judge.fusion import code_by_fusion_rules
 from reasonkit.records import Record, Verdict
-from reasonkit.verifiers.extract import after_thinking, answer_line, last_box, last_tagged, reply_of
+from reasonkit.verifiers.extract import after_thinking, answer_line, fences, last_box, last_tagged, reply_of
 from reasonkit.verifiers.format import END_OF_SENTENCE, reward_server_format
 from reasonkit.verifiers.grader import Grader
 
@@ -107,6 +107,12 @@ def parts_of(llm_output: str) -> tuple[str, str]:
         for mark in END_MARKS:
             text = text.removesuffix(mark).rstrip()
     return reply, text
+
+
+def stripped_file(text: str) -> str:
+    """The reply of a software patch, with the file in its last named fence stripped, as RL Verifier compares it."""
+    named = [(language, body) for language, body in fences(after_thinking(text)) if language]
+    return f"```{named[-1][0]}\n{named[-1][1].strip()}\n```" if named else text
 
 
 def total(info: Mapping[str, Any], reply: str, answer_score: float) -> float:
