@@ -123,7 +123,8 @@ class TaskResult:
         return self.judged == self.n * self.k
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        content: dict[str, Any] = _plain(asdict(self))
+        return {"format": FORMAT, **content}
 
 
 def evaluate_items(items: Sequence[Item], mode: Mode, metric: Metric, k: int, pass_at: int) -> Scores | None:
@@ -180,7 +181,7 @@ def results_json(results: Sequence[TaskResult]) -> dict[str, Any]:
     """Several results as one file holds them."""
     return {
         "format": FORMAT,
-        "suites": {model: asdict(estimate) for model, estimate in suites(results).items()},
+        "suites": {model: _plain(asdict(estimate)) for model, estimate in suites(results).items()},
         "results": [result.as_json() for result in results],
     }
 
@@ -204,6 +205,15 @@ def read_results(path: Path) -> list[TaskResult]:
         )
     rows = content.get("results", [content])
     return [_result(row) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: a standard error that is not known is null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _judged(item: Item, mode: Mode) -> list[tuple[Sample, Verdict]]:

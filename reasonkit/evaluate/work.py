@@ -119,7 +119,10 @@ class Pair:
             n=len(plan.records),
             k=plan.k,
             pass_at=pass_at,
-            sampling={name: getattr(plan.sampling, name) for name in SAMPLING_FIELDS},
+            sampling={
+                **{name: getattr(plan.sampling, name) for name in SAMPLING_FIELDS},
+                "stop": list(plan.sampling.stop),
+            },
             seed=plan.seed,
             drawn=sum(sample.failure is None for sample in drawn),
             judged=sum(_is_judged(sample, mode) for sample in drawn),
