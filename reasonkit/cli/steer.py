@@ -277,6 +277,7 @@ async def _attempts(
 
     cache = ReplyCache(default_cache()) if setup.cache else None
     async with AsyncExitStack() as stack:
+        folder = stack.enter_context(Folder(setup.out, _identity(setup, plan, models)))
         grader = await stack.enter_async_context(Grader())
         grader.check(records)
         chats = await _open(models, stack, ledger, prices, cache, plan.in_flight)
@@ -289,7 +290,6 @@ async def _attempts(
             setup.max_tokens,
             setup.show_output,
         )
-        folder = stack.enter_context(Folder(setup.out, _identity(setup, plan, models)))
         guide = Guide(chats["steerer"], roles, grader, plan, folder, ledger)
         with progress("guiding", len(records) * plan.samples) as advance:
             return await guide.all(records, lambda: advance(1))
