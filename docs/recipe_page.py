@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from reasonkit.recipe import Recipe
+from reasonkit.recipe import Part, Recipe
 
 PAGE = Path(__file__).parent / "reference" / "recipe.md"
 
@@ -29,6 +29,10 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
     return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
+def shown(default: Any) -> Any:
+    return default.name if isinstance(default, Part) else default
+
+
 def table(model: type[BaseModel]) -> list[str]:
     rows = ["| key | default | what it does |", "|---|---|---|"]
     for name, field in model.model_fields.items():
@@ -37,9 +41,7 @@ def table(model: type[BaseModel]) -> list[str]:
         elif section_in(field.annotation):
             default = "see below" if field.default is not None else "`null`"
         else:
-            default = (
-                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-            )
+            default = "required" if field.is_required() else f"`{shown(field.get_default())}`"
         words = " ".join((field.description or "").split()).replace("|", "\\|")
         rows.append(f"| `{name}` | {default} | {words} |")
     return rows

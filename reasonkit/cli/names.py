@@ -28,6 +28,8 @@ class Kind(StrEnum):
     ENGINES = "engines"
     REWARDS = "rewards"
     ALGORITHMS = "algorithms"
+    LOSSES = "losses"
+    CORRECTIONS = "corrections"
     FRAGMENTS = "fragments"
 
 
@@ -40,6 +42,8 @@ USED_BY: dict[Kind, str] = {
     Kind.ENGINES: "rollout.engine of a recipe",
     Kind.REWARDS: "reward of a recipe",
     Kind.ALGORITHMS: "algorithm of a recipe",
+    Kind.LOSSES: "loss.policy of a recipe",
+    Kind.CORRECTIONS: "loss.correction of a recipe",
     Kind.FRAGMENTS: "_base_ of a recipe",
 }
 
@@ -50,6 +54,8 @@ TABLES: dict[Kind, str] = {
     Kind.ENGINES: "reasonkit.engines:ENGINES",
     Kind.REWARDS: "reasonkit.rewards:REWARDS",
     Kind.ALGORITHMS: "reasonkit.advantages:ADVANTAGES",
+    Kind.LOSSES: "reasonkit.losses:LOSSES",
+    Kind.CORRECTIONS: "reasonkit.losses:CORRECTIONS",
 }
 """Where the parts of a run are looked up by name."""
 
