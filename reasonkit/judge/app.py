@@ -98,6 +98,11 @@ def _handle_errors(app: FastAPI) -> None:
         problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()[:20]]
         return JSONResponse({"detail": problems}, 422)
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> JSONResponse:
+        """The gate logs where; what the exception says may quote the request."""
+        return JSONResponse({"detail": "internal error; the log has its trace under this request's id"}, 500)
+
     @app.exception_handler(Answered)
     async def answered(_: Request, end: Answered) -> JSONResponse:
         return JSONResponse({"detail": end.detail}, end.code)

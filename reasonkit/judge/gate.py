@@ -107,7 +107,7 @@ class Gate:
         except Exception:
             _log_bug(exchange)
             if not exchange.code:
-                await exchange.answer(500, f"internal error; its trace is in the log under {exchange.id}")
+                await exchange.answer(500, "internal error; the log has its trace under this request's id")
         finally:
             self._record(exchange)
 
