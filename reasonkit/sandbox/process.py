@@ -27,6 +27,7 @@ from reasonkit.sandbox.worker.box import empty
 
 _START_SECONDS = 30.0
 _END_SECONDS = 5.0
+BOX_MB = 64
 _PACKAGE = Path(__file__).parent.parent
 _BOX_PARENT_INSIDE = "/box"
 
@@ -68,7 +69,7 @@ class Order:
     content: bytes = b""
     streams: bool = False
     address_space: bool = True
-    box_mb: int = 64
+    box_mb: int = BOX_MB
     collect: tuple[str, ...] = ()
     most_frames: int = 1
 

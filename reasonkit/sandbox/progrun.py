@@ -15,7 +15,7 @@ from reasonkit.errors import UsageError
 from reasonkit.sandbox import toolchains
 from reasonkit.sandbox.callrun import end_status
 from reasonkit.sandbox.jobs import Limits, ProgramJob, ProgramResult, RunStatus
-from reasonkit.sandbox.process import JobCancelled, Order, Outcome, WorkerFailed
+from reasonkit.sandbox.process import BOX_MB, JobCancelled, Order, Outcome, WorkerFailed
 from reasonkit.sandbox.toolchains import COMPILE_LIMITS, Language
 
 Perform = Callable[[Order], Outcome]
@@ -55,6 +55,7 @@ def run(job: ProgramJob, perform: Perform, box: str, compiler: Compiler) -> Prog
     files = {**job.files, **built.files}
     order = exec_order(argv, files, job.stdin, limits, box, path)
     order = replace(order, address_space=chosen.address_space and not limits.processes, collect=job.collect)
+    order = replace(order, box_mb=_box_mb(job))
     return replace(result(perform(order), limits), compile_output=built.output)
 
 
@@ -66,9 +67,9 @@ def _run_python(job: ProgramJob, kind: str, perform: Perform, box: str) -> Progr
     header, content = payload(files, job.stdin, box)
     header |= {"args": list(job.args), "output_bytes": job.limits.output_bytes}
     order = Order(kind, header, job.limits, content, streams=True, collect=job.collect)
-    order = replace(order, address_space=not job.limits.processes)
+    order = replace(order, address_space=not job.limits.processes, box_mb=_box_mb(job))
     outcome = perform(order)
-    done = result(outcome, job.limits)
+    done = replace(result(outcome, job.limits), tests=_outcomes(outcome) if kind == "pytest" else {})
     if kind == "pytest" and done.return_code == 0 and not _all_passed(outcome):
         return replace(done, status=RunStatus.RUNTIME_ERROR, return_code=None)
     return done
@@ -80,6 +81,18 @@ def _all_passed(outcome: Outcome) -> bool:
         return False
     counts = outcome.frames[0].get("pytest")
     return isinstance(counts, dict) and counts.get("failed") == 0 and counts.get("passed", 0) != 0
+
+
+def _outcomes(outcome: Outcome) -> dict[str, str]:
+    """What pytest reported of each test, if a report came, and came once."""
+    report = outcome.frames[0] if len(outcome.frames) == 1 else None
+    tests = report.get("outcomes") if isinstance(report, dict) else None
+    return {str(name): str(became) for name, became in tests.items()} if isinstance(tests, dict) else {}
+
+
+def _box_mb(job: ProgramJob) -> int:
+    """Room for the job's files twice over, and what it may write besides."""
+    return BOX_MB + (2 * sum(map(len, job.files.values())) >> 20)
 
 
 def payload(files: Mapping[str, bytes], stdin: str, box: str, path: str = "") -> tuple[dict[str, Any], bytes]:

@@ -1,8 +1,8 @@
 r"""Mathematical answers: the last box of the reply against the gold expression, judged by Math-Verify.
 
 Around Math-Verify stand three layers of our own. Before any parser sees the answer, its size, nesting, digits
-and powers are bounded. Then come cheap certain verdicts: the same text, the same number, the same polynomial, words that
-are not products of letters. And what Math-Verify is known to get wrong is decided here: a chain of equations that
+and powers are bounded. Then come cheap certain verdicts: the same text, number or polynomial, words that are not
+products of letters. And what Math-Verify is known to get wrong is decided here: a chain of equations that
 contradicts itself (`151=152`), a percent sign that the question did not ask for, digits in another base, two
 numbers side by side read as a mixed numeral, `\log` for `\ln`, complex units.
 

@@ -2,8 +2,8 @@ r"""Equality of polynomials with rational and square-root coefficients, exactly 
 
 `(x+2)(x+3)` and `x^2+5x+6`, `2\sqrt{3}` and `\sqrt{12}`, `\frac{1}{\sqrt2}` and `\frac{\sqrt{2}}{2}`: most answers
 that are no plain numbers are of this kind, and Math-Verify takes a hundred times as long for them, longest where
-they differ. An expression is expanded to a sum of rational multiples of √s times letters, s without square factors. The
-products of letters and such roots are linearly independent over the rationals, so equal sums are the same sum.
+they differ. An expression is expanded to a sum of rational multiples of √s times letters, s without square factors.
+The products of letters and such roots are linearly independent over the rationals, so equal sums are the same sum.
 
 Everything else is left undecided (None): decimals, units, equations, functions, `i`, roots of letters, division by
 sums, and whatever could be read in two ways, such as `1/2x` or `1\frac{1}{2}`.

@@ -2,7 +2,8 @@
 
 The record holds the original file (`answer["input"]`) and the file after the gold patch (`answer["ground_truth"]`).
 The reply gives the whole new file in its last fence. Both are turned into unified diffs against the original, and
-the score is how alike the diffs are. It says nothing on whether the patch works: that needs the project's tests.
+the score is how alike the diffs are. It says nothing on whether the patch works: `swe_tests` runs the project's
+tests.
 
 difflib's cost grows with the number of equal pairs of elements. Where that is large, common ends are cut off
 before the diff (which shifts its line numbers), a file that changed beyond that is one hunk, and diffs are

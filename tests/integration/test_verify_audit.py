@@ -13,7 +13,7 @@ from reasonkit.verifiers.pool import VerifierPool
 from reasonkit.verifiers.routing import VERIFIERS
 from tests.verifier_samples import QUESTION, SAMPLES
 
-SANDBOXED = frozenset({"code", "codeio", "cruxeval"})
+SANDBOXED = frozenset({"code", "codeio", "cruxeval", "swe_tests"})
 """Their verdicts need the sandbox; tests/integration has an audit of their own for them."""
 SLOW_TASKS = frozenset(
     {

@@ -107,11 +107,11 @@ class Ran:
 
 
 def pytest_here(args: list[str]) -> Ran:
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins of this machine have no part in a verdict
+    import pytest  # before the job's own folder is searched, where a file may have its name
+
     for folder in ("src", ""):
         sys.path.insert(0, os.path.join(os.getcwd(), folder).rstrip("/"))
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins of this machine have no part in a verdict
-    import pytest
-
     ran = Ran()
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "/dev/null", *args]
     ran.status = int(pytest.main(options, plugins=[ran]))
