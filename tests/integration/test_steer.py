@@ -46,7 +46,7 @@ print('\\\\boxed{{%d}}' % total)
 def record(place: int) -> Record:
     question = f"What is the sum of all whole numbers from 0 to {place}? Put the answer into \\boxed{{}}."
     return Record(
-        f"r{place}", "sums", ({"role": "user", "content": question},), str(place * (place + 1) // 2), "math"
+        f"r{place}", "sums", ({"role": "user", "content": question},), str(place * (place + 1) // 2), "gsm8k"
     )
 
 
