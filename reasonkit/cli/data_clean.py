@@ -55,20 +55,28 @@ def dedup(
 
 def decontaminate(
     file: FileArgument,
-    against: Annotated[list[str], typer.Option(help="A record file or data set to keep apart; repeat it.")],
+    against: Annotated[
+        list[str], typer.Option(help="A task, suite, data set or record file to keep apart; repeat it.")
+    ],
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
     out: OutOption = None,
     json_: JsonFlag = False,
 ) -> None:
     """Drop records that hold an item of an evaluation set, by runs of 13 words.
 
-    Example: reasonkit data decontaminate train.parquet --against aime24.parquet --against kk:5ppl
+    Examples:
+
+      reasonkit data decontaminate train.parquet --against guru17 --against kk:5ppl
+
+      reasonkit data decontaminate train.parquet --against test.parquet --offline
     """
     from reasonkit.data.cleaning import clean
-    from reasonkit.data.dataset import open_records
     from reasonkit.data.decontaminate import Evaluations
     from reasonkit.data.decontaminate import decontaminate as step
+    from reasonkit.data.evaluation_sets import open_task
+    from reasonkit.tasks import expand
 
-    evaluations = Evaluations({name: open_records(name, "test", None)[0] for name in against})
+    evaluations = Evaluations({ref.name: open_task(ref, offline=offline) for ref in expand(against)})
     target = out or file.with_name(f"{file.stem}.clean.parquet")
     report = clean("decontaminate", lambda records: step(records, evaluations), file, target)
     for name, masked in evaluations.masked.items():

@@ -22,6 +22,7 @@ from reasonkit.rundir import find_runs
 class Kind(StrEnum):
     PRESETS = "presets"
     RUNS = "runs"
+    TASKS = "tasks"
     DATA = "data"
     VERIFIERS = "verifiers"
     ENVS = "envs"
@@ -36,6 +37,7 @@ class Kind(StrEnum):
 USED_BY: dict[Kind, str] = {
     Kind.PRESETS: "reasonkit train --preset NAME",
     Kind.RUNS: "reasonkit report RUN, reasonkit export RUN OUT, reasonkit train --resume RUN",
+    Kind.TASKS: "reasonkit eval NAME, reasonkit data decontaminate FILE --against NAME",
     Kind.DATA: "data.train and data.held_out of a recipe",
     Kind.VERIFIERS: "a record's verifier",
     Kind.ENVS: "rollout.env of a recipe",
@@ -48,6 +50,7 @@ USED_BY: dict[Kind, str] = {
 }
 
 TABLES: dict[Kind, str] = {
+    Kind.TASKS: "reasonkit.tasks:TASKS",
     Kind.DATA: "reasonkit.data.build:SOURCES",
     Kind.VERIFIERS: "reasonkit.verifiers.routing:VERIFIERS",
     Kind.ENVS: "reasonkit.envs:ENVS",
@@ -107,6 +110,8 @@ def names(kind: Kind) -> list[str]:
             return [run.path.name for run in find_runs(RUNS)]
         case Kind.DATA:
             return [*table_of(kind), ANY_GYM_TASK, *published()]
+        case Kind.TASKS:
+            return [*table_of(kind), *suites(), ANY_GYM_TASK]
         case _:
             return list(table_of(kind))
 
@@ -123,6 +128,13 @@ def published() -> Mapping[str, str]:
     return {name: each.about for name, each in PUBLISHED.items() if not each.raw}
 
 
+def suites() -> Mapping[str, Sequence[str]]:
+    """Suites of tasks, by name, with their members."""
+    from reasonkit.tasks import SUITES
+
+    return SUITES
+
+
 def find_parts(name: str) -> list[Part]:
     """The parts called `name`; a data source and its verifier often share one. `KIND/NAME` means one kind's."""
     wanted, slash, bare = name.partition("/")
@@ -133,12 +145,15 @@ def find_parts(name: str) -> list[Part]:
     found = [
         kind
         for kind in kinds
-        if name in table_of(kind) or (kind is Kind.DATA and (name.startswith("rg:") or name in published()))
+        if name in table_of(kind)
+        or (kind is Kind.DATA and (name.startswith("rg:") or name in published()))
+        or (kind is Kind.TASKS and name in suites())
     ]
     if not found:
         known = {each for kind in Kind for each in names(kind)}
         raise UsageError(f"unknown name '{name}'", nearest(name, known) or "reasonkit list")
-    return [_source(name) if kind is Kind.DATA else _tabled(kind, name) for kind in found]
+    special = {Kind.DATA: _source, Kind.TASKS: _task}
+    return [special[kind](name) if kind in special else _tabled(kind, name) for kind in found]
 
 
 def _tabled(kind: Kind, name: str) -> Part:
@@ -165,6 +180,22 @@ def _source(name: str) -> Part:
         for key, field in source.settings.model_fields.items()
     ]
     return Part(name, Kind.DATA, table_of(Kind.DATA).get(name, "reasoning_gym"), source.about, options)
+
+
+def _task(name: str) -> Part:
+    """A task with all that fixes its score; a suite with its members."""
+    from reasonkit.tasks import Task, task_named
+
+    if name in suites():
+        return Part(name, Kind.TASKS, "reasonkit.tasks", f"A suite: {', '.join(suites()[name])}.", [])
+    given = task_named(name).model_dump(mode="json", exclude_defaults=True)
+    about = given.pop("about")
+    options = [
+        Option(key, str(value), " ".join((Task.model_fields[key].description or "").split()))
+        for key, value in given.items()
+        if key != "name"
+    ]
+    return Part(name, Kind.TASKS, table_of(Kind.TASKS)[name], about, options)
 
 
 def describe(target: str) -> tuple[str, list[Option]]:
@@ -241,7 +272,18 @@ def _sources() -> Iterator[Entry]:
         yield Entry(name, about)
 
 
+def _tasks() -> Iterator[Entry]:
+    from reasonkit.tasks import task_named
+
+    for name in table_of(Kind.TASKS):
+        yield Entry(name, task_named(name).about)
+    for name, members in suites().items():
+        yield Entry(name, f"A suite: {', '.join(members)}")
+    yield Entry(ANY_GYM_TASK, "Every task of reasoning-gym, and every other data set by its own name.")
+
+
 LISTINGS: dict[Kind, Callable[[], Iterator[Entry]]] = {
+    Kind.TASKS: _tasks,
     Kind.PRESETS: _presets,
     Kind.RUNS: _runs,
     Kind.DATA: _sources,

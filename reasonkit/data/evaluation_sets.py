@@ -53,6 +53,14 @@ def pins(ref: TaskRef) -> dict[str, str]:
     return {str(file): sha256(file) for file in files if file is not None}
 
 
+def is_here(ref: TaskRef) -> bool:
+    """Whether all items of the task were fetched to this machine; generated ones never are."""
+    return all(
+        not _is_generated(source.name) and _local_file(ref.task, source) is not None
+        for source in ref.task.source
+    )
+
+
 def _records(
     task: Task, source: SourceConfig, limit: int | None, seed: int, offline: bool
 ) -> Iterator[Record]:

@@ -144,7 +144,7 @@ class TestShowPart:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         show("knights", json_=True)
-        assert [part["kind"] for part in printed(capsys)] == ["data", "verifiers"]
+        assert [part["kind"] for part in printed(capsys)] == ["tasks", "data", "verifiers"]
         show("data/knights", json_=True)
         [part] = printed(capsys)
         assert "people" in {option["name"] for option in part["options"]}
