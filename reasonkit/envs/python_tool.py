@@ -8,7 +8,6 @@ Each program starts anew. The sandbox is opened once a process, by the first epi
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
 
 from reasonkit.engines import Reply
@@ -98,10 +97,9 @@ async def _sandbox() -> Sandbox:
 
 
 def _open_once() -> Sandbox:
-    """Shared by all episodes, whatever event loop they run in, and closed when the process ends."""
+    """Shared by all episodes, whatever event loop they run in; its workers end with this process."""
     global _opened
     with _lock:
         if _opened is None:
-            opened = _opened = asyncio.run(open_sandbox())
-            atexit.register(lambda: asyncio.run(opened.close()))
+            _opened = asyncio.run(open_sandbox())
         return _opened

@@ -46,8 +46,9 @@ class Sokoban(Env):
         memory: bool = True,
     ) -> None:
         """`max_actions` ends the episode; null takes the record's `max_steps`. Moves beyond `actions_per_turn` are
-        not played. `text: grid` shows nothing but the room, and with an empty `answer_tag` the whole reply is
-        moves: for models that learn the game from nothing. Without `memory` a turn shows the present room alone."""
+        not played. `text: grid` shows nothing but the room's inside, and with an empty `answer_tag` the whole reply
+        is moves: for models that learn the game from nothing. Without `memory` a turn shows the present room alone.
+        """
         self.stop = closing(answer_tag)
         self._max_turns = max_turns
         self._actions_per_turn = actions_per_turn
@@ -126,7 +127,7 @@ class Sokoban(Env):
     def _shown(self) -> str:
         room = render_room(self._room)
         if self._text == "grid":
-            return room
+            return inside(room)
         return "\n".join("".join(f" {symbol} \t" for symbol in row) for row in room.split("\n"))
 
     def _verdict(self) -> Verdict:
@@ -139,3 +140,8 @@ class Sokoban(Env):
         return Verdict.wrong(
             shown, f"{placed} of {self._room.targets.bit_count()} boxes are on targets after {count} moves"
         )
+
+
+def inside(room: str) -> str:
+    """A room without its border, which is always wall."""
+    return "\n".join(row[1:-1] for row in room.split("\n")[1:-1])

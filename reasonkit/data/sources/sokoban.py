@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from reasonkit.data.sources import Draw, Problem, Settings, Source, Split, distinct
+from reasonkit.envs.sokoban import inside
 from reasonkit.errors import UsageError
 from reasonkit.instructions import ANSWER_INSTRUCTION, RAGEN_SOKOBAN
 from reasonkit.records import Message, Record
@@ -99,8 +100,8 @@ class SokobanSettings(Settings):
     )
     prefix: Literal["chat", "base", "grid"] = Field(
         "chat",
-        description="`chat` gives messages, `base` a rendered prompt for a model without a chat template, `grid` the "
-        "room alone, as the environment with `text: grid` shows it.",
+        description="`chat` gives messages, `base` a rendered prompt for a model without a chat template, `grid` "
+        "the room's inside alone, as the environment with `text: grid` shows it.",
     )
     ragen: bool = Field(
         False,
@@ -279,7 +280,7 @@ def build(split: Split, size: int, seed: int, settings: SokobanSettings) -> Iter
 
 def _prompt(room: Room, settings: SokobanSettings) -> tuple[Message, ...]:
     if settings.prefix == "grid":
-        return (Message(role="user", content=render_room(room)),)
+        return (Message(role="user", content=inside(render_room(room))),)
     question = (
         f"{RULES}\nYou may take at most {settings.max_steps} moves. {ANSWER_FORM}\n\n{render_room(room)}"
     )
@@ -317,7 +318,9 @@ def _ragen(split: Split, size: int, seed: int, settings: SokobanSettings) -> Ite
 
 def _ragen_prompt(room: Room, prefix: Literal["chat", "base", "grid"]) -> str:
     cells = "\n".join("".join(f" {symbol} \t" for symbol in row) for row in render_room(room).split("\n"))
-    return RAGEN_FRAMES["base" if prefix == "base" else "chat"].replace("{prompt}", RAGEN_SOKOBAN.replace("{observation}", cells))
+    return RAGEN_FRAMES["base" if prefix == "base" else "chat"].replace(
+        "{prompt}", RAGEN_SOKOBAN.replace("{observation}", cells)
+    )
 
 
 SOURCE = Source(
