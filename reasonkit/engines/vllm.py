@@ -160,7 +160,7 @@ class VllmEngine:
                 "start the engine from a whole model: reasonkit export merges an adapter",
             )
         async with self._updating:
-            self._loop = asyncio.get_running_loop()
+            self.live_here()
             sender = self._own_sender()
             await asyncio.to_thread(sender.prepare, weights, version)
             sending = asyncio.create_task(asyncio.to_thread(sender.send))
@@ -216,7 +216,14 @@ class VllmEngine:
         if self._sender is not None:
             self._sender.close()
         await asyncio.to_thread(self._running.end, SHUTDOWN)
-        self._llm.engine_core.ctx.destroy(linger=0)  # vLLM leaves it open
+        self._llm.engine_core.resources.ctx.destroy(linger=0)  # vLLM leaves it open
+        self._llm.shutdown = lambda: (
+            None
+        )  # collected, it would do it again, and fail while the interpreter ends
+
+    def live_here(self) -> None:
+        """Whoever sends weights from a thread of its own reaches the engine through the running event loop."""
+        self._loop = asyncio.get_running_loop()
 
     def control(self, step: str, argument: Mapping[str, Any] | None = None) -> Future[None]:
         """A step of a weight update, asked for by a sender's thread."""
@@ -369,6 +376,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         task = asyncio.ensure_future(call)
+        self._llm._run_output_handler()  # vLLM would start it with the first request only
         life = self._llm.output_handler  # it ends when vLLM finds that a process of the engine has
         try:
             await asyncio.wait({task, life}, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)

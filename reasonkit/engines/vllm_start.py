@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from reasonkit.engines.vllm_weights import Transfer
 from reasonkit.errors import MissingExtra, ReasonkitError, UsageError
@@ -130,8 +133,9 @@ def start(
         tokenizer, eos_ids, tied = _about(folder if adapter is None else adapter, folder)
         llm = _launch(arguments, way, fit_memory=on_cpu and memory is None)
     except (OSError, ValueError, RuntimeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise ReasonkitError(
-            f"vLLM could not start on {folder}: {error}",
+            f"vLLM could not start on {folder}: {reason}",
             "its own messages stand above; reasonkit doctor says what this machine can do",
         ) from error
     return Running(llm, folder, adapter, tokenizer, eos_ids, tied, way, _family(llm))
@@ -149,12 +153,10 @@ def _import_vllm() -> bool:
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # until it reads that itself
-    try:
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise MissingExtra("vllm", "the vllm engine") from None
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingExtra("vllm", "the vllm engine")
+    from vllm.platforms import current_platform
+
     on_cpu: bool = current_platform.is_cpu()
     return on_cpu
 
