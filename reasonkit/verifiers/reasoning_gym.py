@@ -5,8 +5,9 @@ full score counts. Some of its scorers can be brought to the full score without 
 reply as Python: `GUARDS` lists what an answer must satisfy besides, `EXACT` the tasks that are compared as text
 instead, and `eval` is replaced by a literal parser in every module of the library that names it.
 
-In the metadata: `task`, `entry` (the library's item) and optionally `config`. Left as they are: wrong labels
-(mahjong_puzzle has some), and yes-or-no tasks, half of which any constant answers.
+In the metadata: `task`, `entry` (the library's item) and optionally `config`. Labels that are known to be wrong are
+put right, or make the record unusable (`rg_labels`). Left as they are: yes-or-no tasks, half of which any constant
+answers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from reasonkit.verifiers.countdown import OPERATORS
 from reasonkit.verifiers.extract import after_thinking, last_tagged
 from reasonkit.verifiers.literals import parse_literal
 from reasonkit.verifiers.numbers import close, parse_number
+from reasonkit.verifiers.rg_labels import right_label
 
 MAX_CHARACTERS = 20_000
 MAX_EXPRESSION = 300
@@ -81,6 +83,10 @@ _FUNCTIONS = {
 def verify_reasoning_gym(record: Record, text: str) -> Verdict:
     """The task's own scorer gives the last `<answer>` its full score, and the guards agree."""
     task, entry = str(record.metadata["task"]), _entry(record)
+    label = entry["answer"] and right_label(task, str(entry.get("question", "")), str(entry["answer"]))
+    if label is None and entry["answer"] is not None:
+        return Verdict.error(f"{task} labels this question {entry['answer']}, which is wrong", unusable=True)
+    entry = {**entry, "answer": label}
     reply = after_thinking(text)
     answer = last_tagged(reply)
     if answer is None or (not answer.strip() and str(entry["answer"]).strip()):

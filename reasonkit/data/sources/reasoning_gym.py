@@ -23,6 +23,7 @@ from pydantic import Field
 from reasonkit.data.sources import Draw, Problem, QuestionSettings, Source, Split, distinct
 from reasonkit.errors import ReasonkitError, UsageError, nearest
 from reasonkit.records import Record
+from reasonkit.verifiers.rg_labels import right_label
 
 PREFIX = "rg:"
 
@@ -160,6 +161,11 @@ def _build(task: str, split: Split, size: int, seed: int, settings: ReasoningGym
             item = item_for(item_seed)
             if UNSOLVED in str(item["answer"]):
                 return None
+            if item["answer"] is not None:
+                label = right_label(task, item["question"], item["answer"])
+                if label is None:
+                    return None
+                item["answer"] = label
             metadata = {
                 "ability": "reasoning",
                 "task": task,
