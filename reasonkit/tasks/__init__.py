@@ -41,7 +41,9 @@ class Task(Settings):
     """One benchmark. Everything that fixes its score stands here but the model."""
 
     name: str
+    """What tables call it."""
     about: str = ""
+    """One line."""
     source: Annotated[tuple[SourceConfig, ...], BeforeValidator(_sources)]
     """Where the items are, in the grammar of data names; several are one task."""
     split: Literal["test", "train", "validation"] = "test"
@@ -49,6 +51,7 @@ class Task(Settings):
     adapt: str | None = None
     """`module:function` from all records of the source to the items: which of them, with what in their metadata."""
     system: str | None = None
+    """A system turn in place of the source's own."""
     prompt: str | None = None
     """Text around the question, with `{question}` in it; null asks it as the source words it."""
     verifier: str | None = None
