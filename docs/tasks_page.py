@@ -18,7 +18,7 @@ HEAD = """# Tasks
 
 What `reasonkit eval NAME` and `reasonkit data decontaminate --against NAME` take; `NAME:8` draws eight samples an
 item. Every data set is a task too, under its own name: `rg:leg_counting`, `kk:5ppl`, `guru:math`,
-`hf:ORG/NAME@REV`, a record file. `reasonkit show NAME` prints a task in full. This page is written from the tasks by
+`hf:ORG/NAME@REV`, a record file. `reasonkit show NAME` prints a task in full. This page is written from them by
 `docs/tasks_page.py`.
 
 k is the number of samples an item. An item counts as right or not (accuracy), or with partial credit (score). Items
