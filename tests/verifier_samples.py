@@ -40,6 +40,7 @@ SAMPLES: dict[str, Sample] = {
     "math": _sample("math", r"\frac{152}{3}", _box(r"\frac{152}{3}"), _box("7")),
     "choice": _sample("choice", "B", _box("B"), _box("C"), choices=["x", "y", "z"]),
     "list": _sample("list", ["a", "b"], _answer("a, b"), _answer("b, c")),
+    "search": _sample("search", {"target": ["The Beatles"]}, _answer("beatles."), _answer("the who")),
     "set": _sample("set", ["a", "b"], _answer("b, a"), _answer("b, c")),
     "number": _sample("number", 12.5, _box("12.5"), _box("7")),
     "table": _sample("table", "3|5", _box("5|3"), _box("5|4")),

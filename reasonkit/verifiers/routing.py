@@ -25,6 +25,7 @@ VERIFIERS: dict[str, str] = {
     "codeio": "reasonkit.verifiers.codeio:verify_codeio",
     "cruxeval": "reasonkit.verifiers.cruxeval:verify_cruxeval",
     "list": "reasonkit.verifiers.lists:verify_list",
+    "search": "reasonkit.verifiers.search:verify_search",
     "set": "reasonkit.verifiers.lists:verify_set",
     "number": "reasonkit.verifiers.numbers:verify_number",
     "table": "reasonkit.verifiers.tables:verify_table",
@@ -67,6 +68,7 @@ INLINE = frozenset(
         "gsm8k",
         "choice",
         "list",
+        "search",
         "set",
         "number",
         "format",
@@ -101,6 +103,7 @@ ROUTES: dict[str, str] = {
     "ood__ifeval*": "ifeval",
     "ood__livebench*": "livebench",
     "if_verifier": "ifeval",
+    "searchR1_*": "search",
     "swe_verifiable": "swe",
     "swe_bench*": "swe_tests",
     "princeton-nlp/SWE-bench*": "swe_tests",
@@ -156,9 +159,21 @@ ALIASES: dict[str, str] = {
 """What published files call a source, where that differs from the name that its grader is routed by."""
 
 
+UNJUDGED: dict[str, tuple[str, str]] = {
+    "ood__ifbench": (
+        "IFBench's 58 instruction types are checked by code that comes with that benchmark, and by none here",
+        "name your own in the record's `verifier`: package.module:function; `ifeval` knows IFEval's 25 types",
+    ),
+}
+"""Prefixes of published sources that no verifier judges: why, and what to do. A verdict by guess would be noise."""
+
+
 def route(source: str) -> str:
     """The name of the verifier that judges records of `source`."""
     name = ALIASES.get(source, source)
+    for prefix, (why, hint) in UNJUDGED.items():
+        if name.startswith(prefix):
+            raise UsageError(f"no verifier for the data source '{source}': {why}", hint)
     if name in ROUTES:
         return ROUTES[name]
     fitting = [key for key in ROUTES if key.endswith("*") and name.startswith(key[:-1])]

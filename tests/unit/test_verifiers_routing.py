@@ -39,6 +39,8 @@ from reasonkit.verifiers.routing import (
         ("graph_logical_dataset", "graph"),
         ("swe_verifiable", "swe"),
         ("if_verifier", "ifeval"),
+        ("searchR1_nq", "search"),
+        ("princeton-nlp/SWE-bench_Lite", "swe_tests"),
     ],
 )
 def test_published_sources_are_routed(source: str, verifier: str) -> None:
@@ -49,6 +51,12 @@ def test_an_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="tabel__hitab") as caught:
         route("tabel__hitab")
     assert "table" in caught.value.hint
+
+
+def test_a_source_that_nothing_judges_says_why_and_what_to_do() -> None:
+    with pytest.raises(UsageError, match="58 instruction types") as caught:
+        route("ood__ifbench")
+    assert "package.module:function" in caught.value.hint
 
 
 def test_an_unknown_verifier_names_the_nearest() -> None:
