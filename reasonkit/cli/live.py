@@ -29,6 +29,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 
 
+GIVEN = {"loss": ".4f", "margin": ".3f", "preferred": ".3f", "grad_norm": ".3f"}
+"""What a step of learning from given replies shows, and how."""
+
+
 @contextlib.contextmanager
 def watch(title: str) -> Iterator[Observer]:
     """An observer for one run: a panel that redraws on a terminal, lines where there is none."""
@@ -53,10 +57,7 @@ class Lines:
         self._print(f"warm-up {update}: " + ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
 
     def step(self, row: dict[str, Any], steps: int, groups: Sequence[Group]) -> None:
-        self._print(
-            f"step {row['step']}/{steps}: reward {row['reward']:.3f}, accuracy {row['accuracy']:.3f}, "
-            f"length {row['length_mean']:.1f}, {row['tokens_per_second']:.0f} tokens/s"
-        )
+        self._print(f"step {row['step']}/{steps}: {_in_words(row)}")
 
     def validation(self, result: Validation) -> None:
         self._print(
@@ -92,8 +93,9 @@ class LivePanel:
     def step(self, row: dict[str, Any], steps: int, groups: Sequence[Group]) -> None:
         self._rows.append(row)
         self._steps = steps
-        group = groups[row["step"] % len(groups)]
-        self._sample = (group.record.prompt[-1]["content"], group.rollouts[0])
+        if groups:
+            group = groups[row["step"] % len(groups)]
+            self._sample = (group.record.prompt[-1]["content"], group.rollouts[0])
 
     def validation(self, result: Validation) -> None:
         self._validations.append(result)
@@ -111,15 +113,11 @@ class LivePanel:
         return Panel(Stack(*parts), title=self._title, title_align="left", width=78)
 
     def _numbers(self) -> Text:
-        row = self._rows[-1]
-        return Text(
-            f"reward {row['reward']:.3f}   accuracy {row['accuracy']:.3f}   length {row['length_mean']:.1f}   "
-            f"{row['tokens_per_second']:,.0f} tokens/s"
-        )
+        return Text(_in_words(self._rows[-1]))
 
     def _curve(self) -> Text:
-        values = [row["reward"] for row in self._rows]
-        return Text("reward " + sparkline(values, CURVE_WIDTH), style="cyan")
+        name = "reward" if "reward" in self._rows[-1] else "loss"
+        return Text(f"{name} " + sparkline([row[name] for row in self._rows], CURVE_WIDTH), style="cyan")
 
     def _progress(self) -> Table:
         done = self._rows[-1]["step"]
@@ -174,3 +172,10 @@ def _reply_lines(prompt: str, rollout: Rollout) -> list[Text]:
     words = f"{verdict.status}: {verdict.reason}" if verdict else "failed"
     style = "green" if verdict is not None and verdict.score >= 1.0 else "red"
     return [Text(f"{prompt}  →  {rollout.text}"), Text(words, style=style)]
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    """A step's numbers that are worth a glance: of sampled replies, or of given ones."""
+    names = {"reward": ".3f", "accuracy": ".3f", "length_mean": ".1f"} if "reward" in row else GIVEN
+    words = [f"{name.partition('_')[0]} {row[name]:{form}}" for name, form in names.items() if name in row]
+    return ", ".join([*words, f"{row['tokens_per_second']:,.0f} tokens/s"])

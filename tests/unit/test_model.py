@@ -12,10 +12,10 @@ import torch
 from reasonkit.dialogue import Dialogue
 from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import LossConfig, ModelConfig, TrainConfig
-from reasonkit.records import Message
-from reasonkit.train.learner import LocalLearner
+from reasonkit.records import Message, Record
 from reasonkit.train.model import check_context, load_config, load_model, load_tokenizer, make_model
 from reasonkit.train.sft import sft_batch
+from tests.learners import local_learner
 
 ALPHABET = "0123456789+-="
 FIELDS = {
@@ -99,6 +99,10 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
         make_model(config(model_type="lama"), tmp_path, seed=0)
 
 
+def asked(text: str) -> Record:
+    return Record(text, "test", tuple(user(text)), "")
+
+
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_folder_that_is_no_model_says_so(load: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no model")
@@ -109,7 +113,7 @@ def test_a_folder_that_is_no_model_says_so(load: Any, tmp_path: Path) -> None:
 def test_only_the_reply_and_its_end_are_learned(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     dialogue = Dialogue(tokenizer)
-    batch = sft_batch([(user("1+2="), "3"), (user("10-1="), "09")], dialogue, context=64)
+    batch = sft_batch([(asked("1+2="), "3"), (asked("10-1="), "09")], dialogue, context=64)
     assert (batch.tokens, batch.sequences) == (5, 2)
     learned = [tokenizer.decode(sample.ids[sample.scored]) for sample in batch.samples]
     assert learned == ["3<|im_end|>", "09<|im_end|>"]
@@ -119,17 +123,17 @@ def test_only_the_reply_and_its_end_are_learned(folder: Path) -> None:
 def test_a_reply_is_cut_at_the_context_and_a_prompt_that_fills_it_is_refused(folder: Path) -> None:
     dialogue = Dialogue(load_tokenizer(folder))
     prompt = len(dialogue.prompt_ids(user("1")))
-    [sample] = sft_batch([(user("1"), "123456")], dialogue, context=prompt + 2).samples
+    [sample] = sft_batch([(asked("1"), "123456")], dialogue, context=prompt + 2).samples
     assert len(sample.scored) == 2
-    with pytest.raises(ReasonkitError, match=f"{prompt} tokens"):
-        sft_batch([(user("1"), "123456")], dialogue, context=prompt)
+    with pytest.raises(ReasonkitError, match=f"nothing to learn within the context of {prompt}"):
+        sft_batch([(asked("1"), "123456")], dialogue, context=prompt)
 
 
 def test_imitation_through_the_learners_own_step_learns_a_rule(folder: Path) -> None:
     """Nine demonstrations of a successor: the model must come to give each digit's reply nearly all of its mass."""
     dialogue = Dialogue(load_tokenizer(folder))
-    batch = sft_batch([(user(f"{digit}="), str(digit + 1)) for digit in range(9)], dialogue, context=64)
-    learner = LocalLearner(
+    batch = sft_batch([(asked(f"{digit}="), str(digit + 1)) for digit in range(9)], dialogue, context=64)
+    learner = local_learner(
         load_model(folder),
         loss=LossConfig(policy="nll"),
         train=TrainConfig(lr=1e-2),

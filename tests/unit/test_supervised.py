@@ -1,0 +1,226 @@
+"""Learning from given replies: what is scored, DPO against its definition, and the real command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from reasonkit.dialogue import Dialogue
+from reasonkit.errors import ConfigError, ReasonkitError
+from reasonkit.recipe import LossConfig, Recipe, TrainConfig
+from reasonkit.records import Message, Record
+from reasonkit.rundir import RunDir, read_metrics
+from reasonkit.train.dpo import REFERENCE, Preference
+from reasonkit.train.learner import LocalLearner
+from reasonkit.train.sft import Imitation, demonstrated
+from reasonkit.train.supervised import learning
+from tests.killed_train import __file__ as killed_train
+from tests.learners import local_learner
+from tests.micro import reasonkit, write_micro
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+CONTEXT = 128
+DIALOGUE = Dialogue(tiny_tokenizer())
+RAISED = 0.05
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def recipe(algorithm: Any, **keys: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "r",
+            "model": {"path": "m", "context": CONTEXT},
+            "rollout": {"max_tokens": 16},
+            "algorithm": algorithm,
+            **keys,
+        }
+    )
+
+
+def learner_of(algorithm: Any) -> LocalLearner:
+    return local_learner(
+        tiny_model("llama"),
+        loss=learning(recipe(algorithm)).loss,
+        train=TrainConfig(lr=1e-2, token_budget=64),
+        total_updates=20,
+        max_tokens=16,
+    )
+
+
+def test_every_assistant_turn_is_learned_and_nothing_else() -> None:
+    turns = (user("1+1"), assistant("2"), user("2+2"))
+    [sample] = demonstrated(DIALOGUE, Record("a", "chat", turns, None), "4", CONTEXT)
+    tokenizer = tiny_tokenizer()
+    learned = tokenizer.decode(sample.ids[sample.scored])
+    assert learned == "2<|im_end|>4<|im_end|>"
+    whole = tokenizer.apply_chat_template([*turns, assistant("4")], tokenize=False)
+    assert str(whole).startswith(str(tokenizer.decode(sample.ids)))
+
+
+def test_a_sequence_is_cut_at_the_context_and_dropped_where_nothing_is_left() -> None:
+    record = Record("a", "chat", (user("1"),), None)
+    prompt = len(DIALOGUE.prompt_ids([user("1")]))
+    [sample] = demonstrated(DIALOGUE, record, "123456", prompt + 2)
+    assert sample.scored.numel() == 2
+    assert demonstrated(DIALOGUE, record, "123456", prompt) == []
+
+
+def test_imitation_takes_the_answer_or_asks_a_demonstrator_and_counts_what_is_too_long() -> None:
+    imitation = Imitation.of(recipe("sft"), DIALOGUE, learner_of("sft"))
+    records = [Record("a", "chat", (user("1+1"),), "2"), Record("b", "chat", (user("9" * CONTEXT),), "2")]
+    batch, measured = asyncio.run(imitation.batch(records, 1))
+    assert (len(batch.samples), batch.tokens, measured) == (1, 2, {"left_out": 1.0})
+    with pytest.raises(ReasonkitError, match="has no reply to imitate: its answer is dict"):
+        asyncio.run(imitation.batch([Record("c", "chat", (user("1"),), {"a": 1})], 1))
+    with pytest.raises(ConfigError, match="does not know demonstrater"):
+        Imitation.of(recipe({"sft": {"demonstrater": "x:y"}}), DIALOGUE, learner_of("sft"))
+
+
+PAIRS = [
+    Record("p1", "preference", (user("1+1"),), {"chosen": "2", "rejected": "33"}),
+    Record("p2", "preference", (user("2+3"), assistant("5"), user("+1")), {"chosen": "06", "rejected": "9"}),
+    Record("p3", "preference", (user("7"),), {"chosen": "777", "rejected": "1"}),
+]
+
+
+def by_definition(
+    learner: LocalLearner, options: dict[str, float], reference: Sequence[tuple[float, float]]
+) -> Tensor:
+    """DPO's loss from whole logits of one reply at a time."""
+    model, tokenizer = learner.rank.policy.model, tiny_tokenizer()
+    model.set_attn_implementation("eager")
+    losses = []
+    for record, (better_before, worse_before) in zip(PAIRS, reference, strict=True):
+        prompt = DIALOGUE.prompt_ids(record.prompt)
+        scores, means = [], []
+        for name in ("chosen", "rejected"):
+            reply = [*DIALOGUE.reply_ids(record.answer[name]), DIALOGUE.end_of_turn]
+            ids = torch.tensor([prompt + reply])
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            tokens = logits.gather(1, torch.tensor(reply)[:, None])[:, 0]
+            scores.append(tokens.mean() if options.get("normalised") else tokens.sum())
+            means.append(tokens.mean())
+        h = options.get("beta", 0.1) * ((scores[0] - better_before) - (scores[1] - worse_before))
+        smoothing = options.get("smoothing", 0.0)
+        loss = -(1 - smoothing) * logsigmoid(h) - smoothing * logsigmoid(-h)
+        losses.append(loss - options.get("nll", 0.0) * means[0])
+    assert tokenizer.chat_template
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"beta": 5.0, "normalised": True}, {"nll": 0.5}, {"beta": 0.7, "smoothing": 0.2}],
+    ids=["plain", "normalised", "with imitation", "smoothed"],
+)
+def test_the_weighted_imitation_has_the_gradient_of_dpo(options: dict[str, Any], tmp_path: Path) -> None:
+    algorithm = {"dpo": options}
+    learner = learner_of(algorithm)
+    preference = Preference.of(recipe(algorithm), DIALOGUE, learner, tmp_path)
+    asyncio.run(preference.prepare(lambda: PAIRS))
+    with torch.no_grad():  # away from the reference, where the margins are not all 0
+        for parameter in learner.rank.policy.model.parameters():
+            parameter.mul_(1 + RAISED)
+    batch, measured = asyncio.run(preference.batch(PAIRS, 1))
+    model = learner.rank.policy.model
+    model.zero_grad(set_to_none=False)
+    learner.rank.accumulate(batch)
+    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    kept = json.loads((tmp_path / REFERENCE).read_text())
+    model.zero_grad(set_to_none=False)
+    loss = by_definition(learner, options, [kept[record.uid] for record in PAIRS])
+    loss.backward()
+    scale = max(parameter.grad.abs().max().item() for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-5 * scale, msg=name)
+    if not options.get("nll"):
+        assert measured["loss"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_dpo_makes_the_better_replies_likelier_than_the_reference_does(tmp_path: Path) -> None:
+    learner = learner_of("dpo")
+    preference = Preference.of(recipe("dpo"), DIALOGUE, learner, tmp_path)
+    asyncio.run(preference.prepare(lambda: PAIRS))
+    first: dict[str, float] = {}
+    for step in range(15):
+        batch, measured = asyncio.run(preference.batch(PAIRS, step))
+        first = first or measured
+        asyncio.run(learner.step(batch))
+    assert (first["loss"], first["margin"]) == (pytest.approx(0.6931, abs=1e-3), pytest.approx(0.0, abs=1e-4))
+    assert measured["preferred"] == 1.0
+    assert measured["gain_chosen"] > measured["gain_rejected"]
+
+
+def test_a_pair_whose_reply_would_be_cut_is_left_out_whole(tmp_path: Path) -> None:
+    long = Record("long", "preference", (user("1"),), {"chosen": "1" * CONTEXT, "rejected": "2"})
+    preference = Preference.of(recipe("dpo"), DIALOGUE, learner_of("dpo"), tmp_path)
+    asyncio.run(preference.prepare(lambda: [long, PAIRS[0]]))
+    batch, measured = asyncio.run(preference.batch([long, PAIRS[0]], 1))
+    assert (batch.sequences, len(batch.samples), measured["left_out"]) == (1, 2, 1.0)
+    with pytest.raises(ReasonkitError, match="no pair of a chosen and a rejected reply"):
+        asyncio.run(preference.batch([Record("x", "chat", (user("1"),), "2")], 1))
+
+
+def test_given_replies_take_one_update_a_step() -> None:
+    with pytest.raises(ConfigError, match=r"makes one update a step, but train.mini_batch \(2\)"):
+        learning(recipe("sft", train={"prompts": 4, "mini_batch": 2}))
+    assert learning(recipe("sft", loss={"kl": 0.1})).loss.kl == 0.0
+    assert learning(recipe("grpo")).loss == LossConfig()
+
+
+SUPERVISED = """\
+_base_: micro.yaml
+name: {name}
+algorithm: {algorithm}
+data:
+  train: [{{name: {file}}}]
+  held_out: [{{name: arithmetic_chain, size: 6}}]
+train: {{steps: 6, prompts: 4, mini_batch: null, updates_per_rollout: null}}
+"""
+ROWS = {
+    "sft": [{"instruction": f"{n}+{n}=", "input": "", "output": f"{2 * n} #{2 * n}"} for n in range(1, 10)],
+    "dpo": [
+        {"prompt": f"{n}+{n}=", "chosen": f"{2 * n} #{2 * n}", "rejected": f"{n} #{n}"} for n in range(1, 10)
+    ],
+}
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_the_real_command_learns_and_resumes_exactly(algorithm: str, tmp_path: Path) -> None:
+    write_micro(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[algorithm]))
+    text = SUPERVISED.format(name=algorithm, algorithm=algorithm, file="rows.jsonl")
+    (tmp_path / "given.yaml").write_text(text)
+    done = reasonkit(tmp_path, "train", "given.yaml", "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    whole = RunDir(tmp_path / "whole")
+    losses = [row["loss"] for row in read_metrics(whole.metrics)]
+    assert losses[-1] < losses[0]
+    arguments = ("in the optimizer", "5", "--", "train", "given.yaml", "--out", "run")
+    killed = reasonkit(tmp_path, *arguments, program=(killed_train,))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = reasonkit(tmp_path, "train", "--resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [
+        (RunDir(tmp_path / name).checkpoint(6) / "model.safetensors").read_bytes()
+        for name in ("whole", "run")
+    ]
+    assert weights[0] == weights[1]
+    report = reasonkit(tmp_path, "report", "whole")
+    assert report.returncode == 0, report.stderr
