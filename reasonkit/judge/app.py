@@ -20,7 +20,7 @@ from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.judge import fusion, legacy
 from reasonkit.judge.bench import Bench
 from reasonkit.judge.board import UNSAID, Board
-from reasonkit.judge.gate import Gate
+from reasonkit.judge.gate import Gate, log_bug
 from reasonkit.judge.health import health_of
 from reasonkit.judge.schemas import (
     Batch,
@@ -162,8 +162,12 @@ async def _one(bench: Bench, item: Any) -> dict[str, Any]:
     try:
         record, text = parse_question(item)
     except UsageError as error:
-        return refusal(error)
-    return judgement(record, await bench.verdict(record, text))
+        return refusal(error.message)
+    try:
+        return judgement(record, await bench.verdict(record, text))
+    except Exception as bug:  # one item's trouble must not end the stream that carries the others'
+        log_bug(record.uid)
+        return refusal(f"internal error: {type(bug).__name__}")
 
 
 def _add_legacy(app: FastAPI, settings: Settings, bench: Bench, board: Board) -> None:
@@ -219,7 +223,7 @@ def _add_fusion(app: FastAPI, bench: Bench) -> None:
             raise Answered(422, error.message) from None
         except ReasonkitError as error:
             done = fusion.RunCodeOut(status="SandboxError", message=error.message)
-        return Response(done.model_dump_json(), media_type="application/json")
+        return Response(encode(done.model_dump()), media_type="application/json")
 
     @app.post("/submit", response_model=fusion.SubmitOut, tags=["SandboxFusion"])
     async def submit(request: fusion.SubmitIn) -> Response:
@@ -229,7 +233,7 @@ def _add_fusion(app: FastAPI, bench: Bench) -> None:
             raise Answered(422, error.message) from None
         except ReasonkitError as error:
             raise Answered(500, error.message) from None
-        return Response(done.model_dump_json(), media_type="application/json")
+        return Response(encode(done.model_dump()), media_type="application/json")
 
     @app.get("/v1/ping", tags=["SandboxFusion"])
     async def ping() -> str:

@@ -105,7 +105,7 @@ class Gate:
         except ClientGone:
             exchange.code = 499
         except Exception:
-            _log_bug(exchange)
+            log_bug(exchange.id)
             if not exchange.code:
                 await exchange.answer(500, "internal error; the log has its trace under this request's id")
         finally:
@@ -246,9 +246,9 @@ def _from_here(scope: Scope) -> bool:
         return False
 
 
-def _log_bug(exchange: Exchange) -> None:
+def log_bug(what: str) -> None:
     """Where it happened and what kind of error, without its message: that may quote the request."""
     kind, error, trace = sys.exc_info()
     assert kind is not None
-    LOGGER.error("request %s: %s at\n%s", exchange.id, kind.__name__, "".join(traceback.format_tb(trace)))
+    LOGGER.error("%s: %s at\n%s", what, kind.__name__, "".join(traceback.format_tb(trace)))
     del error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from reasonkit.errors import UsageError
 from reasonkit.records import Record, Status, Verdict, from_row, messages
@@ -131,18 +132,21 @@ def judgement(record: Record, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def refusal(error: UsageError) -> dict[str, Any]:
+def refusal(reason: str) -> dict[str, Any]:
     """The line of a batch for an item that cannot be judged."""
     return {
         "uid": "",
         "status": Status.ERROR.value,
         "score": None,
         "answer": None,
-        "reason": error.message,
+        "reason": reason,
         "details": {},
     }
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """JSON that is JSON whatever a verifier put into its details."""
-    return to_json(value, inf_nan_mode="null", serialize_unknown=True)
+    """JSON that is JSON whatever a verifier put into its details, and whatever half a character a text holds."""
+    try:
+        return to_json(value, inf_nan_mode="null", serialize_unknown=True)
+    except PydanticSerializationError:  # of lone surrogates, which JSON can only escape
+        return json.dumps(value, default=str).encode()
