@@ -21,7 +21,7 @@ from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.recipe import Recipe
 from reasonkit.rundir import RunDir, atomic_folder
 
-FOR_RESUMING = ("optimizer.pt", "state.json")
+FOR_RESUMING = ("training", "state.json")
 """What a checkpoint holds beside the model."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -11,18 +11,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import reasonkit.train.learner
+import reasonkit.train.rank
 import reasonkit.train.run
+import reasonkit.train.saving
 from reasonkit.cli.app import main
 from reasonkit.engines.transformers import TransformersEngine
 from reasonkit.train.journal import Journal
-from reasonkit.train.learner import LocalLearner
 
 PLACES: dict[str, tuple[Any, str]] = {
     "in a rollout": (TransformersEngine, "generate"),
-    "in an optimizer update": (reasonkit.train.learner, "compute_loss"),
-    "in the optimizer": (reasonkit.train.learner, "apply_update"),
-    "while a checkpoint is written": (LocalLearner, "_save"),
+    "in an optimizer update": (reasonkit.train.rank, "compute_loss"),
+    "in the optimizer": (reasonkit.train.rank, "apply_update"),
+    "while a checkpoint is written": (reasonkit.train.saving, "save_model"),
     "while old checkpoints are removed": (reasonkit.train.run, "keep_only"),
     "between two steps": (Journal, "step"),
 }
@@ -39,7 +39,9 @@ def install(place: str, hit: int) -> None:
         if hits == hit and place != "while a checkpoint is written":
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*arguments, **options)
-        if hits == hit:  # the weights are written, the controller's state and the rename are not
+        if (
+            hits == hit
+        ):  # the weights are written, the optimizer's state, the controller's and the rename are not
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

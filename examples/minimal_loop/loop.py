@@ -28,6 +28,7 @@ from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import assemble, mini_batches
+from reasonkit.train.rank import LearnerSettings, Rank
 from reasonkit.verifiers import Grader
 
 PROMPTS, SAMPLES, CONTEXT = 32, 16, 96
@@ -46,8 +47,7 @@ async def train(model: Path, steps: int, seed: int) -> None:
     # The two ends: an engine that samples, a learner that updates. Each has its own copy of the weights.
     settings = RolloutConfig(n=SAMPLES, max_tokens=48)
     engine = TransformersEngine.from_path(model, slots=256, context=CONTEXT)
-    learner = LocalLearner(
-        load_model(model),
+    updates = LearnerSettings(
         loss=LossConfig(policy={"clipped": {"low": 0.2, "high": 0.28}}),
         train=TrainConfig(
             lr=5e-4,
@@ -57,6 +57,7 @@ async def train(model: Path, steps: int, seed: int) -> None:
         total_updates=steps,
         max_tokens=settings.max_tokens,
     )
+    learner = LocalLearner(Rank(load_model(model), updates))
 
     async with Grader() as grader:
         # Records to scored groups: prompts rendered, replies sampled, verdicts given, rewards summed.

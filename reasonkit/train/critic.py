@@ -1,13 +1,13 @@
 """The critic of PPO: what return to expect after each token, learned beside the policy.
 
 A copy of the starting model without its head, and a linear layer that begins at zero, so that the first
-advantages are the plain returns. It has its own optimizer. Left out: anything but one process.
+advantages are the plain returns. It has its own optimizer, and learns from the same rows as the policy.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from reasonkit.recipe import TrainConfig
 from reasonkit.registry import bind
-from reasonkit.train.packing import Batch, MicroBatch, Sample, micro_batches
-from reasonkit.train.policy import Policy
+from reasonkit.train.fsdp import spread
+from reasonkit.train.mesh import Mesh
+from reasonkit.train.optimizer import apply_update
+from reasonkit.train.packing import Batch, MicroBatch, pack
+from reasonkit.train.policy import Policy, filler
+from reasonkit.train.saving import fill_moments, moments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,62 +39,71 @@ class CriticSettings:
 
 
 class Critic:
+    """The model of values on this rank, with its optimizer."""
+
     def __init__(
-        self, policy: Policy, settings: CriticSettings, *, grad_clip: float, token_budget: int
+        self, policy: Policy, settings: CriticSettings, train: TrainConfig, mesh: Mesh, token_budget: int
     ) -> None:
-        self._trunk = policy.of(copy.deepcopy(policy.model))
-        weight = self._trunk.model.get_output_embeddings().weight
-        self._head = torch.nn.Linear(weight.shape[1], 1, device=weight.device)
-        torch.nn.init.zeros_(self._head.weight)
-        torch.nn.init.zeros_(self._head.bias)
-        self._parameters = [*self._trunk.model.base_model.parameters(), *self._head.parameters()]
-        self._optimizer = AdamW(self._parameters, lr=settings.lr, weight_decay=0.0)
+        self._values = _Values(policy.of(copy.deepcopy(policy.model)))
+        spread(self._values, self._values.trunk, mesh, train)
+        parameters = [each for each in self._values.parameters() if each.requires_grad]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer = AdamW(parameters, lr=settings.lr, weight_decay=0.0)
         self._settings = settings
-        self._grad_clip = grad_clip
+        self._grad_clip = train.grad_clip
+        self._mesh = mesh
         self._token_budget = token_budget
 
-    @torch.no_grad()
-    def values(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Of every sample's scored tokens."""
-        result: dict[int, Tensor] = {}
-        for micro in micro_batches(samples, self._token_budget):
-            counts = [samples[place].scored.numel() for place in micro.samples]
-            result.update(zip(micro.samples, self._expect(micro).cpu().split(counts), strict=True))
-        return [result[place] for place in range(len(samples))]
+    def expect(self, micro: MicroBatch) -> Tensor:
+        """[scored] The return that is expected after each sampled token."""
+        values: Tensor = self._values(micro)
+        return values
 
     def fit(self, batch: Batch, rate: float) -> dict[str, float]:
         """One update towards the returns, at `rate` times the learning rate."""
-        device = self._head.weight.device
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        for micro in micro_batches(batch.samples, self._token_budget):
-            assert micro.critic is not None, "an algorithm with a critic gives every rollout its returns"
-            returns, before = micro.critic.returns.to(device), micro.critic.values.to(device)
-            values = self._expect(micro)
-            clip = self._settings.clip
-            near = before + (values - before).clamp(-clip, clip)
-            errors = torch.maximum((values - returns).square(), (near - returns).square()) / 2
-            part = errors.sum() / batch.tokens
-            part.backward()
+        loss = torch.zeros((), dtype=torch.float64, device=self._mesh.device)
+        for row in self._mesh.share(batch.samples, self._token_budget):
+            self._mesh.tick()
+            part = self._loss(pack(batch.samples, row), batch) if row else 0.0 * self.expect(filler()).sum()
+            (part * self._mesh.ranks).backward()
             loss += part.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._grad_clip)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.lr * rate
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return {"critic_loss": loss.item(), "critic_grad_norm": norm.item()}
+        norm = apply_update(
+            self._values, self._optimizer, rate=self._settings.lr * rate, grad_clip=self._grad_clip
+        )
+        return {"critic_loss": self._mesh.total(loss).item(), "critic_grad_norm": norm.item()}
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "trunk": self._trunk.model.base_model.state_dict(),
-            "head": self._head.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-        }
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments: the tensors themselves, to be copied or filled."""
+        trained = {name: each for name, each in self._values.named_parameters() if each.requires_grad}
+        return {**trained, **moments(self._values, self._optimizer)}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._trunk.model.base_model.load_state_dict(state["trunk"])
-        self._head.load_state_dict(state["head"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def fill_moments(self) -> None:
+        fill_moments(self._optimizer)
 
-    def _expect(self, micro: MicroBatch) -> Tensor:
-        values: Tensor = self._head(self._trunk.states(micro).float())[:, 0]
-        return values
+    def _loss(self, micro: MicroBatch, batch: Batch) -> Tensor:
+        assert micro.critic is not None, "an algorithm with a critic gives every rollout its returns"
+        device, clip = self._mesh.device, self._settings.clip
+        returns, before = micro.critic.returns.to(device), micro.critic.values.to(device)
+        values = self.expect(micro)
+        near = before + (values - before).clamp(-clip, clip)
+        errors = torch.maximum((values - returns).square(), (near - returns).square()) / 2
+        return errors.sum() / batch.tokens
+
+
+class _Values(torch.nn.Module):
+    """A model whose head gives one number."""
+
+    def __init__(self, trunk: Policy) -> None:
+        super().__init__()
+        unused = trunk.model.get_output_embeddings()
+        if unused.weight is not trunk.model.get_input_embeddings().weight:
+            unused.requires_grad_(False)
+        self.trunk = trunk
+        self.head = torch.nn.Linear(unused.weight.shape[1], 1, device=unused.weight.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, micro: MicroBatch) -> Tensor:
+        values: Tensor = self.head(self.trunk.states(micro).to(self.head.weight.dtype))[:, 0]
+        return values.float()

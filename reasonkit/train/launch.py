@@ -18,18 +18,20 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reasonkit import __version__, log
-from reasonkit.advantages import ADVANTAGES
+from reasonkit.advantages import ADVANTAGES, Advantage
 from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
-from reasonkit.data.load import identities, open_data, prepare
+from reasonkit.data.load import Data, identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
 from reasonkit.engines import open_engine
 from reasonkit.envs import ENVS
@@ -39,14 +41,16 @@ from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
 from reasonkit.rollouts import Rollouts
 from reasonkit.rundir import RunDir, atomic_folder, read_metrics, write_text
+from reasonkit.trackers import Tracked, Trackers
 from reasonkit.train.checkpoint import load_checkpoint
 from reasonkit.train.collapse import Watch
 from reasonkit.train.journal import Journal, Observer
-from reasonkit.train.learner import LocalLearner
+from reasonkit.train.learner import Learner, LocalLearner
 from reasonkit.train.loop import train
 from reasonkit.train.model import check_context, load_config, load_tokenizer, make_model
 from reasonkit.train.run import Run
 from reasonkit.train.signals import Wanted
+from reasonkit.train.supervised import Objective, is_supervised, learning, make_objective, supervise
 from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
 
@@ -83,6 +87,7 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
     folder.update_info(
         state="running",
         recipe=recipe.name,
+        id=uuid.uuid4().hex[:8],
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         version=__version__,
         seed=recipe.seed,
@@ -144,7 +149,7 @@ def _recorded(folder: RunDir) -> Iterator[None]:
 
 
 async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
-    async with _assembled(recipe, folder, observer) as run:
+    async with _assembled(recipe, folder, observer) as (run, learn):
         if folder.checkpoints():
             await _continue(run)
         else:
@@ -154,17 +159,19 @@ async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
                 observer.phase("validating before training")
                 await run.validate("before")
             observer.phase("training")
-            await train(run)
+            await learn(run)
             if run.held_out:
                 observer.phase("validating after training")
                 await run.validate("after")
-            await run.checkpoint()
+            await run.checkpoint(wait=True)
         return _finish(run)
 
 
 @contextlib.asynccontextmanager
-async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> AsyncIterator[Run]:
-    """The run's parts, opened; closed again however the run ends."""
+async def _assembled(
+    recipe: Recipe, folder: RunDir, observer: Observer
+) -> AsyncIterator[tuple[Run, Callable[[Run], Awaitable[None]]]]:
+    """The run's parts, opened, and the loop that it goes through; closed again however the run ends."""
     observer.phase("building data")
     train_sources = prepare(recipe.data.train, "train", folder.data, recipe.seed)
     held_out_sources = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
@@ -178,10 +185,11 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
         folder.update_info(datasets=datasets, left_out=data.dropped)
         engine = open_engine(path, recipe.rollout.engine, recipe.model)
         stack.push_async_callback(engine.close)
-        journal = Journal(folder, recipe.log, recipe.train.steps, observer)
+        trackers = Trackers(recipe.log.trackers, _tracked(recipe, folder))
+        journal = Journal(folder, recipe.log, recipe.train.steps, observer, trackers)
         stack.callback(journal.close)
         grader = await stack.enter_async_context(Grader())
-        grader.check(data.some_records())
+        grader.check(data.held_out if is_supervised(recipe) else data.some_records())
         rollouts = Rollouts(
             engine,
             dialogue,
@@ -196,14 +204,18 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
             observer.phase("warming up on imperfect demonstrations")
             gate = Gate(engine, rollouts, data.held_out, recipe.validation.samples)
             await warm_up(recipe, folder, path, gate, data.training_records(), observer)
-        learner = LocalLearner.from_recipe(recipe, folder.warm if recipe.warmup is not None else path)
+        learner = LocalLearner.from_recipe(
+            learning(recipe), folder.warm if recipe.warmup is not None else path
+        )
+        stack.push_async_callback(learner.close)
         await engine.load_weights(learner.weights(), version=0)
-        yield Run(
+        objective = await _objective(recipe, dialogue, learner, folder, data)
+        run = Run(
             recipe=recipe,
             folder=folder,
             feed=data.feed,
             rollouts=rollouts,
-            advantage=with_options("algorithm", recipe.algorithm.name, ADVANTAGES, recipe.algorithm.options),
+            advantage=_advantage(recipe),
             learner=learner,
             engine=engine,
             held_out=data.held_out,
@@ -211,6 +223,32 @@ async def _assembled(recipe: Recipe, folder: RunDir, observer: Observer) -> Asyn
             wanted=Wanted.by(recipe),
             collapse=Watch(recipe.train.stop_on),
         )
+        yield run, train if objective is None else partial(supervise, objective=objective)
+
+
+async def _objective(
+    recipe: Recipe, dialogue: Dialogue, learner: Learner, folder: RunDir, data: Data
+) -> Objective | None:
+    """What to learn from given replies; None where the model learns from its own."""
+    if not is_supervised(recipe):
+        return None
+    objective = make_objective(recipe, dialogue, learner, folder.path)
+    await objective.prepare(data.training_records)
+    return objective
+
+
+def _advantage(recipe: Recipe) -> Advantage:
+    if is_supervised(recipe):
+        return lambda groups: [[0.0] * len(group.rollouts) for group in groups]
+    advantage: Advantage = with_options(
+        "algorithm", recipe.algorithm.name, ADVANTAGES, recipe.algorithm.options
+    )
+    return advantage
+
+
+def _tracked(recipe: Recipe, folder: RunDir) -> Tracked:
+    name = recipe.log.run_name or folder.path.resolve().name
+    return Tracked(recipe.log.project, name, folder.info()["id"], folder.path, recipe.model_dump(mode="json"))
 
 
 def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:

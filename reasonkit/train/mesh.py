@@ -1,8 +1,8 @@
 """Where one rank stands among the ranks of a learner, and what they do together.
 
-Ranks that share the parameters (FSDP) form `shards`. Each of them has batches of its own, unless `sequence` of them,
-neighbours, share the tokens of each row. A rank alone has no process group, and everything here is then nothing.
-Left out: how processes are started (ranks.py on one machine, cluster.py on many), and tensor parallelism.
+Ranks that share the parameters (FSDP) form `shards`. Each of them has a part of the batch to itself, unless
+`sequence` of them, neighbours, share the tokens of each row. A rank alone has no process group, and what it does
+together is then nothing. Left out: how processes are started (ranks.py on one machine), and tensor parallelism.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,9 @@ from reasonkit.train.packing import Row, Sample, rows
 
 PATIENCE = timedelta(hours=12)
 """Of a collective. Who waits for ranks has a deadline of its own, and knows better which of them is stuck."""
+
+Parallel = Mapping[Literal["tensor", "sequence"], int]
+"""A recipe's `cluster.parallel`."""
 
 
 def _nothing() -> None: ...
@@ -78,12 +82,14 @@ def open_mesh(
     *,
     device: str,
     address: str,
-    parallel: Mapping[str, int],
+    parallel: Parallel,
     tick: Callable[[], None] = _nothing,
 ) -> Mesh:
     """Join the other ranks at `address`, a torch.distributed init method such as `tcp://host:port`."""
     sequence = check_parallel(ranks, parallel)
-    where = torch.device(device, rank % torch.cuda.device_count()) if device == "cuda" else torch.device(device)
+    where = (
+        torch.device(device, rank % torch.cuda.device_count()) if device == "cuda" else torch.device(device)
+    )
     if where.type == "cuda":
         torch.cuda.set_device(where)
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
@@ -104,7 +110,7 @@ def open_mesh(
     )
 
 
-def check_parallel(ranks: int, parallel: Mapping[str, int]) -> int:
+def check_parallel(ranks: int, parallel: Parallel) -> int:
     """How many ranks share a row's tokens."""
     if parallel.get("tensor", 1) > 1:
         raise ConfigError(

@@ -79,10 +79,11 @@ def load_model(path: Path | str, dtype: torch.dtype = torch.float32, device: str
     return torch.nn.Module.to(model, device)
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """As a plain Hugging Face folder. A full disk is an OSError here as everywhere else."""
+def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """As a plain Hugging Face folder, with these weights instead of its own. A full disk is an OSError here as
+    everywhere else."""
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(folder)) from error
 

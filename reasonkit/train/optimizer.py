@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from reasonkit.errors import ReasonkitError
@@ -36,7 +37,18 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> Optimizer:
         parameter.grad = torch.zeros_like(parameter)
     make = with_options("optimizer", config.optimizer.name, OPTIMIZERS, config.optimizer.options)
     optimizer: Optimizer = make(parameters, config.lr)
+    if "offload_optimizer" in config.save_memory:
+        optimizer.register_step_pre_hook(lambda *_: _move_moments(optimizer))
+        optimizer.register_step_post_hook(lambda *_: _move_moments(optimizer, "cpu"))
     return optimizer
+
+
+def _move_moments(optimizer: Optimizer, device: str | None = None) -> None:
+    """To `device`, or to where each parameter is. Counters stay: a fused update wants them where they are made."""
+    for parameter, state in optimizer.state.items():
+        for name, each in state.items():
+            if each.dim():
+                state[name] = each.to(device or parameter.device)
 
 
 def adamw(
@@ -91,6 +103,8 @@ def _progress(update: int, total: int, warmup: int) -> float:
 def apply_update(model: torch.nn.Module, optimizer: Optimizer, *, rate: float, grad_clip: float) -> Tensor:
     """One update from the gradients that have gathered; returns their global norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
     if not norm.isfinite():
         raise ReasonkitError(
             f"the gradient's norm is {norm.item()}: the weights were left as they are",

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from reasonkit.errors import ReasonkitError
 from reasonkit.train.attention import use_packed_attention
 from reasonkit.train.lm_head import score
+from reasonkit.train.lora import without_adapters
 from reasonkit.train.packing import MicroBatch, Sample, pack
 
 PROBES = (([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [5, 1]), ([7, 5], [3]))
@@ -19,30 +20,38 @@ PROBE_ROW = ((0, 1), (2,))
 PROBE_TOLERANCE = 1e-3
 
 
-class Policy:
+class Policy(torch.nn.Module):
     """Owns the model from here on: sets its attention to the packed kind, and evaluation mode."""
 
-    def __init__(self, model: PreTrainedModel, temperature: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PreTrainedModel, temperature: float, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`dtype` is that of the forward pass, `device` where it runs, wherever the weights are just now."""
+        super().__init__()
         self.model = model.eval()
+        self.autocast = dtype != torch.float32
+        """Whether weights are cast as they are used; sharded ones come cast."""
         self._temperature = temperature
-        self._dtype = dtype
+        self.dtype = dtype
+        self._device = model.device
         self._self_test()
+        self._device = device
 
     def of(self, model: PreTrainedModel) -> Self:
         """The same for another model of the same kind."""
-        return type(self)(model, self._temperature, self._dtype)
+        return type(self)(model, self._temperature, self.dtype, self._device)
 
-    def __call__(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every sampled token, at the sampling temperature, in float32."""
-        return self._score(micro, self._dtype)
+        return self._score(micro, self.dtype)
 
     def states(self, micro: MicroBatch) -> Tensor:
         """[scored, width] The last hidden state from which each sampled token is predicted."""
-        return self._states(micro, self._dtype)
+        return self._states(micro, self.dtype)
 
     def _states(self, micro: MicroBatch, dtype: torch.dtype) -> Tensor:
-        device = self.model.device
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        device = self._device
+        with torch.autocast(device.type, dtype, enabled=self.autocast and dtype != torch.float32):
             hidden: Tensor = self.model.base_model(
                 input_ids=micro.ids.to(device),
                 position_ids=micro.positions.to(device),
@@ -65,9 +74,7 @@ class Policy:
         self.model.set_attn_implementation("eager")
         expected = torch.cat([self._by_itself(prompt, reply) for prompt, reply in PROBES])
         use_packed_attention(self.model)
-        micro = pack([_probe_sample(prompt, reply) for prompt, reply in PROBES], PROBE_ROW)
-        scored, _ = self._score(micro, torch.float32)
-        error = (scored - expected).abs().max().item()
+        error = (self.probe() - expected).abs().max().item()
         if not error < PROBE_TOLERANCE:
             raise ReasonkitError(
                 f"log-probs of {type(self.model).__name__} computed from packed sequences differ from its own by "
@@ -75,11 +82,39 @@ class Policy:
                 "train a Llama-, Qwen- or Mistral-like model",
             )
 
+    @torch.no_grad()
+    def probe(self) -> Tensor:
+        """Log-probs of a few tokens, packed and scored our way, in float32."""
+        micro = pack([_probe_sample(prompt, reply) for prompt, reply in PROBES], PROBE_ROW)
+        return self._score(micro, torch.float32)[0]
+
     def _by_itself(self, prompt: list[int], reply: list[int]) -> Tensor:
         """Log-probs of the reply by the model's own forward."""
         ids = torch.tensor([prompt + reply], device=self.model.device)
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
         return (logits / self._temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+class AdaptersOff:
+    """A policy as it was before its adapters, on the same weights."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @torch.no_grad()
+    def __call__(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        with without_adapters(self._policy.model):
+            result: tuple[Tensor, Tensor] = self._policy(micro)
+            return result
+
+    def probe(self) -> Tensor:
+        with without_adapters(self._policy.model):
+            return self._policy.probe()
+
+
+def filler() -> MicroBatch:
+    """A row for a rank that has none left while others have: computed along with theirs, and not counted."""
+    return pack([_probe_sample(*PROBES[-1])], [[0]])
 
 
 def _probe_sample(prompt: list[int], reply: list[int]) -> Sample:

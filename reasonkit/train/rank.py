@@ -1,9 +1,9 @@
 """What one process of a learner does, which may be its only one: log-probs, loss, backward, clip, optimizer.
 
-All ranks of a learner are made alike and get the same calls in the same order, each with the whole batch; what a rank
-computes itself is its share of the batch, and of the parameters (mesh.py). Losses are sums over tokens whose weights come
-from the counts of the whole batch, so that the shares add up to the gradient that one process would have computed.
-The model computes in evaluation mode (no dropout: the policy that is trained is the policy that sampled) and keeps
+All ranks of a learner are made alike and get the same calls in the same order, each with the whole batch; what a
+rank computes itself is its share of the batch, on its share of the parameters (mesh.py). Losses are sums over
+tokens whose weights come from the counts of the whole batch, so the shares add up to one process's gradient. The
+model computes in evaluation mode (no dropout: the policy that is trained is the policy that sampled) and keeps
 float32 weights, whatever dtype its forward runs in. Everything here is synchronous and knows nothing of how the
 processes are started or talked to.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -39,14 +39,21 @@ from reasonkit.recipe import LossConfig, Recipe, TrainConfig
 from reasonkit.registry import with_options
 from reasonkit.train.critic import Critic, CriticSettings
 from reasonkit.train.fsdp import spread
+from reasonkit.train.lora import add_adapters, only_adapters_train
 from reasonkit.train.mesh import Mesh
-from reasonkit.train.model import load_model, load_tokenizer, save_model
+from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
 from reasonkit.train.packing import Batch, MicroBatch, Sample, pack
-from reasonkit.train.policy import Policy, filler
+from reasonkit.train.policy import AdaptersOff, Policy, filler
+from reasonkit.train.saving import (
+    Writer,
+    fill_moments,
+    moments,
+    read_model,
+    read_training,
+)
 from reasonkit.train.weights import ModelWeights
 
-OPTIMIZER = "optimizer.pt"
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
@@ -67,6 +74,10 @@ class LearnerSettings:
     """Leave samples whose advantage is 0 out of the forward pass where they cannot change the gradient; false
     measures them too."""
     critic: CriticSettings | None = None
+    lora: Mapping[str, Any] | None = None
+    """Fields of peft's LoraConfig: train adapters instead of the weights."""
+    seed: int = 0
+    """Of what is drawn when the learner is made."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -79,6 +90,8 @@ class LearnerSettings:
             temperature=recipe.rollout.temperature,
             dtype=getattr(torch, recipe.model.dtype),
             critic=CriticSettings.of(recipe.algorithm.options.get("critic", {})) if with_critic else None,
+            lora=recipe.model.lora,
+            seed=recipe.seed,
         )
 
 
@@ -93,6 +106,7 @@ class Rank:
         tokenizer: PreTrainedTokenizerBase | None = None,
         mesh: Mesh | None = None,
     ) -> None:
+        """Without a mesh, the only rank, wherever the model is."""
         loss, train = settings.loss, settings.train
         self.mesh = mesh or Mesh(model.device)
         self._settings = settings
@@ -106,14 +120,20 @@ class Rank:
         self._schedule = make_schedule(train)
         self._token_budget = train.token_budget or TOKEN_BUDGET[self.mesh.device.type]
         self._updates = 0
+        self._writer = Writer(self.mesh)
+        self.model = model
         self.policy = Policy(model, settings.temperature, settings.dtype, self.mesh.device)
         self._reference = self._frozen_copy() if loss.kl else None
+        if settings.lora is not None:
+            self._adapt(settings.lora)
         self._critic = (
-            Critic(self.policy, settings.critic, grad_clip=train.grad_clip, token_budget=self._token_budget)
+            Critic(self.policy, settings.critic, train, self.mesh, self._token_budget)
             if settings.critic is not None
             else None
         )
-        spread(self.policy, self.mesh, train)
+        if isinstance(self._reference, Policy):
+            spread(self._reference, self._reference, self.mesh, train)
+        spread(self.policy, self.policy, self.mesh, train)
         self.optimizer = make_optimizer(self.policy, train)
 
     @classmethod
@@ -171,8 +191,98 @@ class Rank:
         """The same, by the critic."""
         if self._critic is None:
             raise ReasonkitError("this learner keeps no critic", "--set algorithm=ppo")
-        return self._share_of(samples, self._critic)
+        return self._share_of(samples, self._critic.expect)
 
     def weights(self) -> WeightSource:
-        return ModelWeights(self.policy.model)
+        return ModelWeights(self.model)
 
+    def save(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Copy everything that resuming needs, and write it to the new folder `path` while training goes on.
+
+        `path` appears once it is whole. What goes wrong with it is raised by the next `save` or `saved`.
+        """
+        self.saved()
+        self._writer.start(path, self.model, self._training_state(), self._tokenizer, state)
+
+    def saved(self) -> None:
+        """Wait until the last `save` is on disk."""
+        self._writer.wait()
+
+    def load(self, path: Path) -> None:
+        """Continue exactly where `save` left off, whatever the number of ranks. The reference stays what it is."""
+        read_model(self.model, path, self.mesh)
+        updates = torch.zeros(1, dtype=torch.int64)
+        read_training({"updates": updates}, path, self.mesh)
+        self._updates = int(updates)
+        self.optimizer.state.clear()
+        if self._updates == 0:  # nothing but the model has been anywhere yet
+            return
+        fill_moments(self.optimizer)
+        if self._critic is not None:
+            self._critic.fill_moments()
+        read_training(self._training_state(), path, self.mesh)
+
+    def _training_state(self) -> dict[str, Tensor]:
+        """What training keeps beside the model, under names that do not depend on the number of ranks."""
+        critic = self._critic.state() if self._critic is not None else {}
+        return {
+            "updates": torch.tensor([self._updates]),
+            **{f"policy.{name}": each for name, each in moments(self.model, self.optimizer).items()},
+            **{f"critic.{name}": each for name, each in critic.items()},
+        }
+
+    def _frozen_copy(self) -> Policy:
+        """The reference of the KL penalty: the weights that the rank was made with."""
+        frozen = copy.deepcopy(self.model).requires_grad_(False)
+        for parameter in frozen.parameters():
+            parameter.grad = None
+        return self.policy.of(frozen)
+
+    def _adapt(self, fields: Mapping[str, Any]) -> None:
+        """Train adapters. Without them the model is the reference, if they begin as nothing and all else is frozen."""
+        before = self.policy.probe()
+        add_adapters(self.model, fields, self._settings.seed)
+        bare = AdaptersOff(self.policy)
+        same = torch.equal(self.policy.probe(), before) and torch.equal(bare.probe(), before)
+        if self._reference is not None and same and only_adapters_train(self.model):
+            self._reference = bare
+
+    def _forward(self, micro: MicroBatch, batch: Batch) -> LossOutputs:
+        config, device = self._settings.loss, self.mesh.device
+        logprobs, entropy = self.policy(micro)
+        reference = None
+        if self._reference is not None and config.kl_kind != "reward":
+            with torch.no_grad():
+                reference, _ = self._reference(micro)
+        inputs = LossInputs(
+            logprobs=logprobs,
+            old_logprobs=micro.old_logprobs.to(device),
+            sampler_logprobs=micro.sampler_logprobs.to(device),
+            advantages=micro.advantages.to(device),
+            weights=token_weights(
+                config.aggregation,
+                micro.rollout_tokens.to(device),
+                tokens=batch.tokens,
+                sequences=batch.sequences,
+                max_tokens=self._settings.max_tokens,
+            ),
+            sequences=micro.sequences.to(device),
+            entropy=entropy,
+            reference_logprobs=reference,
+        )
+        return compute_loss(inputs, config, self._policy_loss, self._correction)
+
+    @torch.no_grad()
+    def _share_of(
+        self, samples: Sequence[Sample], compute: Callable[[MicroBatch], Tensor]
+    ) -> dict[int, Tensor]:
+        """What `compute` gives for the scored tokens of each sample of this rank's share, by the sample's place."""
+        result: dict[int, Tensor] = {}
+        for row in self.mesh.share(samples, self._token_budget):
+            self.mesh.tick()
+            micro = pack(samples, row) if row else filler()
+            numbers = compute(micro)
+            if row:
+                counts = [samples[place].scored.numel() for place in micro.samples]
+                result.update(zip(micro.samples, numbers.cpu().split(counts), strict=True))
+        return result

@@ -23,7 +23,7 @@ from reasonkit.recipe import Recipe
 from reasonkit.records import Group, Record
 from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.rundir import RunDir
-from reasonkit.train.checkpoint import keep_only, save_checkpoint
+from reasonkit.train.checkpoint import finish_checkpoint, keep_only, save_checkpoint
 from reasonkit.train.collapse import Collapsed, Watch
 from reasonkit.train.journal import Journal
 from reasonkit.train.learner import Learner
@@ -54,6 +54,8 @@ class Run:
     """Groups of the last rollout batch that taught nothing and were replaced."""
     _cursor: dict[str, Any] = field(default_factory=dict)
     """The feed's state at the boundary, so that a checkpoint is right although rollouts have drawn on."""
+    _saved: int | None = None
+    """The step of the last checkpoint, which may still be being written."""
     _sampling: asyncio.Task[Any] | None = None
     _stop: int | None = None
     """The signal that asked to stop."""
@@ -114,9 +116,10 @@ class Run:
                 await self.checkpoint()
         return result
 
-    async def checkpoint(self) -> None:
-        """Save everything that resuming needs; leave the newest few and the best."""
-        if self.step not in self.folder.checkpoints():
+    async def checkpoint(self, *, wait: bool = False) -> None:
+        """Save everything that resuming needs; leave the newest few and the best. Written while training goes on,
+        unless `wait`."""
+        if self.step not in (self._saved, *self.folder.checkpoints()):
             state = {
                 "step": self.step,
                 "feed": self._cursor,
@@ -124,6 +127,9 @@ class Run:
                 "seconds": self.journal.seconds,
             }
             await save_checkpoint(self.folder.checkpoint(self.step), self.learner, state)
+            self._saved = self.step
+        if wait:
+            await finish_checkpoint(self.folder, self.learner)
         best = {self.best[1]} if self.best is not None else set()
         keep_only(self.folder, self.recipe.checkpoint.keep, also=best)
 
@@ -137,7 +143,7 @@ class Run:
 
     async def stop_if_asked(self) -> None:
         if self._stop is not None:
-            await self.checkpoint()
+            await self.checkpoint(wait=True)
             raise Stopped(
                 self._stop,
                 f"stopped by {signal.Signals(self._stop).name} after step {self.step}; a checkpoint was saved",

@@ -20,12 +20,13 @@ from reasonkit.recipe import LossConfig, Part, Recipe, TrainConfig, WarmupConfig
 from reasonkit.records import Group, Record
 from reasonkit.registry import load
 from reasonkit.rollouts import Draw, Rollouts
-from reasonkit.rundir import RunDir, atomic_folder
+from reasonkit.rundir import RunDir
 from reasonkit.seeding import derive_seed
 from reasonkit.train.journal import Observer
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import Batch
+from reasonkit.train.rank import LearnerSettings, Rank
 from reasonkit.train.sft import sft_batch
 
 Demonstrator = Callable[[Record, int], str]
@@ -82,8 +83,8 @@ async def warm_up(
         numbers = await gate.look(learner, copied)
         observer.warmup(update, settings.max_steps, {"loss": stats.metrics["loss"], **numbers})
         if is_open(numbers):
-            with atomic_folder(folder.warm) as temporary:
-                await learner.save(temporary)
+            await learner.save(folder.warm, {"updates": update})
+            await learner.close()
             return
     raise ReasonkitError(
         f"the warm-up's gate did not open within warmup.max_steps ({settings.max_steps}): it wants "
@@ -103,8 +104,7 @@ def is_open(numbers: dict[str, float]) -> bool:
 
 def _imitator(recipe: Recipe, settings: WarmupConfig, start: Path) -> LocalLearner:
     """A learner with imitation's loss and learning rate."""
-    return LocalLearner(
-        load_model(start),
+    imitation = LearnerSettings(
         loss=LossConfig(policy=Part("nll")),
         train=TrainConfig(
             lr=settings.lr,
@@ -115,8 +115,8 @@ def _imitator(recipe: Recipe, settings: WarmupConfig, start: Path) -> LocalLearn
         ),
         total_updates=round(settings.max_steps * DECAY_SHARE),
         max_tokens=recipe.rollout.max_tokens,
-        tokenizer=load_tokenizer(start),
     )
+    return LocalLearner(Rank(load_model(start), imitation, tokenizer=load_tokenizer(start)))
 
 
 def _demonstrations(
@@ -124,7 +124,7 @@ def _demonstrations(
 ) -> Batch:
     demonstrate: Demonstrator = load(settings.demonstrator)
     pairs = [
-        (record.prompt, demonstrate(record, derive_seed(recipe.seed, "demonstration", update, place)))
+        (record, demonstrate(record, derive_seed(recipe.seed, "demonstration", update, place)))
         for place, record in enumerate(feed.next(BATCH))
     ]
     return sft_batch(pairs, dialogue, recipe.model.context)

@@ -18,10 +18,12 @@ from reasonkit.advantages import grpo
 from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import LossConfig, TrainConfig
 from reasonkit.rundir import RunDir
-from reasonkit.train.checkpoint import keep_only, load_checkpoint, save_checkpoint
+from reasonkit.train import saving
+from reasonkit.train.checkpoint import finish_checkpoint, keep_only, load_checkpoint, save_checkpoint
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import assemble, mini_batches
+from tests.learners import local_learner
 from tests.rollout_batches import random_groups
 from tests.tiny_models import save_tiny_model
 
@@ -29,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_learner(model: Path) -> LocalLearner:
-    return LocalLearner(
+    return local_learner(
         load_model(model),
         loss=LossConfig(entropy=0.01, kl=0.1),
         train=TrainConfig(lr=1e-3, lr_schedule={"cosine": {"warmup": 3}}, token_budget=40),
@@ -57,7 +59,11 @@ def digest(learner: LocalLearner) -> str:
 
 
 def save(path: Path, learner: LocalLearner, step: int = 2) -> Path:
-    asyncio.run(save_checkpoint(path, learner, {"step": step, "feed": {"epoch": 1}}))
+    async def to_the_end() -> None:
+        await save_checkpoint(path, learner, {"step": step, "feed": {"epoch": 1}})
+        await finish_checkpoint(RunDir(path.parents[1]), learner)
+
+    asyncio.run(to_the_end())
     return path
 
 
@@ -92,14 +98,14 @@ def test_four_updates_are_two_and_two_with_a_checkpoint_and_a_new_process_betwee
     train(straight, 1, 4)
     stopped = make_learner(model)
     train(stopped, 1, 2)
-    checkpoint = save(tmp_path / "step_2", stopped)
+    checkpoint = save(tmp_path / "checkpoints" / "step_2", stopped)
     assert continue_elsewhere(model, checkpoint) == digest(straight)
 
 
 def test_loading_puts_a_learner_back_wherever_it_has_gone(model: Path, tmp_path: Path) -> None:
     learner = make_learner(model)
     train(learner, 1, 2)
-    checkpoint = save(tmp_path / "step_2", learner)
+    checkpoint = save(tmp_path / "checkpoints" / "step_2", learner)
     losses = train(learner, 3, 4)
     expected = digest(learner)
     state = asyncio.run(load_checkpoint(checkpoint, learner))
@@ -111,7 +117,7 @@ def test_loading_puts_a_learner_back_wherever_it_has_gone(model: Path, tmp_path:
 def test_a_checkpoint_is_a_plain_model_folder(model: Path, tmp_path: Path) -> None:
     learner = make_learner(model)
     train(learner, 1, 1)
-    checkpoint = save(tmp_path / "step_1", learner)
+    checkpoint = save(tmp_path / "checkpoints" / "step_1", learner)
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     for name, tensor in learner.weights():
         assert torch.equal(loaded.state_dict()[name], tensor)
@@ -120,14 +126,14 @@ def test_a_checkpoint_is_a_plain_model_folder(model: Path, tmp_path: Path) -> No
     assert loaded.generate(torch.tensor([[5, 6]]), max_new_tokens=3).shape[1] > 2
 
 
-def test_a_save_that_fails_leaves_nothing_and_says_what_to_do(model: Path, tmp_path: Path) -> None:
-    class FullDisk(LocalLearner):
-        async def save(self, path: Path) -> None:
-            await super().save(path)
-            raise OSError(28, "No space left on device")
+def test_a_save_that_fails_leaves_nothing_and_says_what_to_do(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
     learner = make_learner(model)
-    learner.__class__ = FullDisk
+    monkeypatch.setattr(saving, "save_model", full)
     with pytest.raises(ReasonkitError, match="No space left on device") as raised:
         save(tmp_path / "run" / "checkpoints" / "step_1", learner)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> RunDir:
         torch.manual_seed(step)
         LlamaForCausalLM(config).save_pretrained(run.checkpoint(step))
         tokenizer.save_pretrained(run.checkpoint(step))
-        (run.checkpoint(step) / "optimizer.pt").write_bytes(b"0" * 100)
+        (run.checkpoint(step) / "training").mkdir()
+        (run.checkpoint(step) / "training" / "training.safetensors").write_bytes(b"0" * 100)
         (run.checkpoint(step) / "state.json").write_text("{}")
     return run
 
@@ -63,7 +64,7 @@ def test_what_only_resuming_needs_stays_behind(run: RunDir, tmp_path: Path) -> N
     export_checkpoint(run, None, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
-    assert not names & {"optimizer.pt", "state.json"}
+    assert not names & {"training", "state.json"}
 
 
 def test_a_step_can_be_chosen(run: RunDir, tmp_path: Path) -> None:

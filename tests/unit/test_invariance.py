@@ -23,6 +23,7 @@ from reasonkit.records import Segment
 from reasonkit.registry import resolve, with_options
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.packing import Batch, assemble, mini_batches
+from tests.learners import local_learner
 from tests.rollout_batches import random_groups
 from tests.tiny_models import SHAPES, Shape, tiny_model
 
@@ -38,7 +39,7 @@ GROUPS = random_groups(VOCABULARY)
 def make_learner(
     shape: Shape = "llama", *, budget: int = 10_000, skip: bool = True, **loss: Any
 ) -> LocalLearner:
-    learner = LocalLearner(
+    learner = local_learner(
         tiny_model(shape, VOCABULARY),
         loss=LossConfig(**loss),
         train=TrainConfig(token_budget=budget),
@@ -48,7 +49,7 @@ def make_learner(
         temperature=TEMPERATURE,
     )
     with torch.no_grad():  # away from the reference, so that the KL penalty has a gradient
-        for parameter in learner.model.parameters():
+        for parameter in learner.rank.model.parameters():
             parameter.mul_(1.1)
     return learner
 
@@ -59,10 +60,10 @@ def batch_of(advantage: str = "grpo") -> Batch:
 
 
 def gradients(learner: LocalLearner, *batches: Batch) -> Gradients:
-    learner.model.zero_grad(set_to_none=False)
+    learner.rank.model.zero_grad(set_to_none=False)
     for batch in batches:
-        learner.accumulate(batch)
-    return {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
+        learner.rank.accumulate(batch)
+    return {name: p.grad.clone() for name, p in learner.rank.model.named_parameters() if p.grad is not None}
 
 
 def assert_same(one: Gradients, other: Gradients) -> None:
@@ -248,5 +249,5 @@ def test_samples_of_zero_advantage_are_not_skipped_where_they_matter() -> None:
     for extra in ({"entropy": 0.05}, {"kl": 0.1}):
         batch = batch_of()
         asked, forced = (make_learner(skip=skip, **extra) for skip in (True, False))
-        assert asked.accumulate(batch)["samples_trained"] == len(batch.samples)
+        assert asked.rank.accumulate(batch)["samples_trained"] == len(batch.samples)
         assert_same(gradients(asked, batch), gradients(forced, batch))

@@ -21,6 +21,7 @@ from reasonkit.records import Group, Rollout, Segment
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.optimizer import make_schedule
 from reasonkit.train.packing import Batch, assemble, mini_batches
+from tests.learners import local_learner
 from tests.rollout_batches import RECORD, random_groups
 from tests.tiny_models import SHAPES, Shape, save_tiny_model, tiny_config, tiny_model
 
@@ -35,7 +36,7 @@ def make_learner(
     skip_zero_advantage: bool = True,
     **train: Any,
 ) -> LocalLearner:
-    return LocalLearner(
+    return local_learner(
         tiny_model(shape, VOCABULARY),
         loss=loss or LossConfig(),
         train=TrainConfig(**{"lr": 1e-3, **train}),
@@ -90,7 +91,7 @@ def test_the_engines_own_logprobs_make_a_ratio_of_one_on_the_first_update(
     shape: Shape, temperature: float
 ) -> None:
     batch = batch_of(asyncio.run(_sampled(shape, temperature)))
-    learner = LocalLearner(
+    learner = local_learner(
         tiny_model(shape, VOCABULARY),
         loss=LossConfig(),
         train=TrainConfig(token_budget=30),
@@ -159,7 +160,7 @@ def test_the_gradient_is_clipped_to_the_global_norm() -> None:
     def moment(grad_clip: float) -> tuple[float, float]:
         learner = make_learner(grad_clip=grad_clip, optimizer={"adamw": {"betas": (0.0, 0.0)}})
         norm = step(learner, batch_of(GROUPS))["grad_norm"]
-        moments = [state["exp_avg"].square().sum() for state in learner._optimizer.state.values()]
+        moments = [state["exp_avg"].square().sum() for state in learner.rank.optimizer.state.values()]
         return norm, float(sum(moments)) ** 0.5
 
     norm, free = moment(1e9)
@@ -206,7 +207,7 @@ def test_without_a_kl_penalty_there_is_no_reference_to_ask() -> None:
 
 def test_a_half_precision_forward_leaves_float32_weights_and_nearly_the_same_numbers() -> None:
     def metrics(dtype: torch.dtype) -> dict[str, float]:
-        learner = LocalLearner(
+        learner = local_learner(
             tiny_model("llama", VOCABULARY),
             loss=LossConfig(),
             train=TrainConfig(),
@@ -259,7 +260,7 @@ class Scaled(LlamaForCausalLM):
 
 def test_an_architecture_whose_logits_are_not_the_head_alone_is_refused() -> None:
     with pytest.raises(ReasonkitError, match="Scaled"):
-        LocalLearner(
+        local_learner(
             Scaled(tiny_config("llama", VOCABULARY)),
             loss=LossConfig(),
             train=TrainConfig(),
@@ -271,7 +272,7 @@ def test_an_architecture_whose_logits_are_not_the_head_alone_is_refused() -> Non
 def test_a_sequence_longer_than_the_models_window_is_refused() -> None:
     config = tiny_config("qwen2", VOCABULARY)
     config.sliding_window, config.layer_types = 8, ["sliding_attention"] * 2
-    learner = LocalLearner(
+    learner = local_learner(
         Qwen2ForCausalLM(config), loss=LossConfig(), train=TrainConfig(), total_updates=1, max_tokens=1
     )
     with pytest.raises(ReasonkitError, match=r"longer than the attention window of 8"):

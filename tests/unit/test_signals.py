@@ -66,7 +66,7 @@ def test_a_recipe_asks_for_what_it_needs_and_no_more(keys: dict[str, Any], expec
 def test_every_signal_stands_at_its_own_token() -> None:
     learner = make_learner(loss=LossConfig(kl=0.5, kl_kind="reward"), critic=CriticSettings())
     with torch.no_grad():  # away from the reference
-        for parameter in learner.rank.model.parameters():
+        for parameter in learner.rank.policy.model.parameters():
             parameter.mul_(1.1)
     annotated = asyncio.run(annotate(GROUPS, learner, Wanted(True, 0.5, True)))
     for before, after in zip(GROUPS, annotated, strict=True):

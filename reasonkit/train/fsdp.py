@@ -1,0 +1,48 @@
+"""Laying a model over the ranks of a learner, by FSDP2, and over less memory or fewer kernels on each of them.
+
+Every block (a decoder layer) is a unit: its parameters come together when its turn comes and are sharded
+again after it. What lies outside the blocks (embeddings, last norm, head) is one unit with the policy as a whole,
+because the head is not called but read (lm_head.py). Masters, gradients and the sum over ranks are float32; what
+a forward pass sees is cast to its dtype as it is gathered.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from reasonkit.recipe import TrainConfig
+from reasonkit.train.mesh import Mesh
+from reasonkit.train.policy import Policy
+
+
+def spread(module: torch.nn.Module, policy: Policy, mesh: Mesh, train: TrainConfig) -> None:
+    """Lay `module`, which is the policy or has it inside, over the ranks. Its parameters are others afterwards."""
+    blocks = blocks_of(policy.model)
+    for block in blocks:
+        if train.compile:
+            block.forward = torch.compile(block.forward, dynamic=True)
+        if "checkpoint_activations" in train.save_memory:
+            # transformers' own checkpointing works in training mode only, which would bring dropout.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.register_forward_pre_hook(lambda _module, _inputs: mesh.tick())
+    if mesh.shards is None:
+        return
+    offload = OffloadPolicy()
+    if "offload_parameters" in train.save_memory:
+        offload = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda")
+    dtype = policy.dtype if policy.autocast else None
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    policy.autocast = False
+    for unit in (*blocks, module):
+        fully_shard(unit, mesh=mesh.shards, mp_policy=precision, offload_policy=offload)
+
+
+def blocks_of(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The layers of a model, as its architecture names them."""
+    names = model._no_split_modules or ()
+    return [module for module in model.modules() if type(module).__name__ in names]

@@ -1,0 +1,260 @@
+"""Two ranks compute what one computes: losses, gradients, weights, checkpoints; and one that fails is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reasonkit.advantages import grpo, ppo
+from reasonkit.errors import ConfigError, ReasonkitError
+from reasonkit.losses import LOSSES
+from reasonkit.recipe import LossConfig, TrainConfig
+from reasonkit.records import Group
+from reasonkit.train.critic import CriticSettings
+from reasonkit.train.mesh import Mesh, check_parallel, shares
+from reasonkit.train.packing import Batch, assemble, mini_batches, pack, rows
+from reasonkit.train.rank import LearnerSettings
+from reasonkit.train.ranks import Ranks
+from reasonkit.train.signals import Wanted, annotate
+from tests.learners import local_learner
+from tests.rollout_batches import random_groups
+from tests.sharded_bench import VOCABULARY, Bench, make_bench
+from tests.tiny_models import SHAPES, Shape, tiny_model
+
+GROUPS = random_groups(VOCABULARY)
+EVERYTHING = {"entropy": 0.05, "kl": 0.1}
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Ranks]:
+    ranks = Ranks(2, make_bench, {}, threads=1, stalled=120.0)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture
+def one() -> Bench:
+    torch.set_num_threads(1)
+    return Bench(Mesh(torch.device("cpu")))
+
+
+def settings(loss: LossConfig | None = None, **train: Any) -> LearnerSettings:
+    return LearnerSettings(
+        loss=loss or LossConfig(**EVERYTHING),
+        train=TrainConfig(**{"lr": 1e-3, "token_budget": 60, **train}),
+        total_updates=4,
+        max_tokens=32,
+        temperature=0.7,
+    )
+
+
+def batch_of(groups: list[Group] = GROUPS) -> Batch:
+    [batch] = mini_batches(assemble(groups, grpo(groups)), len(groups))
+    return batch
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert one.keys() == other.keys()
+    scale = max(each.abs().max().item() for each in one.values())
+    assert scale > 1e-4, "zeros would equal anything"
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=tolerance * scale, msg=name)
+
+
+def assert_same_gradients(one: Bench, two: Ranks, batch: Batch) -> None:
+    (mine, gradients), [(theirs, sharded), (others, _)] = one.accumulate(batch), two.call("accumulate", batch)
+    assert theirs == others
+    assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6)
+    assert_same(gradients, sharded)
+
+
+@pytest.mark.parametrize("policy", LOSSES)
+@pytest.mark.parametrize("budget", [1, 60, 10_000], ids=["a row a sequence", "some rows", "one row"])
+def test_every_loss_has_the_same_gradient_on_two_ranks(
+    one: Bench, two: Ranks, policy: str, budget: int
+) -> None:
+    """Also where one of the two has nothing to do."""
+    loss = LossConfig(policy=policy, **EVERYTHING)
+    one.make("llama", settings(loss), 1.1)
+    two.call("make", "llama", settings(loss, token_budget=budget), 1.1)
+    assert_same_gradients(one, two, batch_of())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_updates_give_the_same_weights(one: Bench, two: Ranks, shape: Shape) -> None:
+    for bench in (one, two):
+        call(bench, "make", shape, settings(grad_clip=0.5))
+    for seed in range(3):
+        batch = batch_of(random_groups(VOCABULARY, seed=seed))
+        mine, theirs = one.step(batch), two.call("step", batch)[0]
+        assert mine["grad_norm"] > 0.5, "it must be clipped, or clipping is not tested"
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-5)
+    weights = one.weights()
+    for sharded in two.call("weights"):
+        assert_same(weights, sharded, tolerance=2e-4)
+    [first, second] = two.call("held")
+    assert max(first, second) < 0.55 * one.held(), "each holds half of weights and moments"
+
+
+def call(bench: Bench | Ranks, method: str, *arguments: Any) -> Any:
+    return bench.call(method, *arguments) if isinstance(bench, Ranks) else getattr(bench, method)(*arguments)
+
+
+def test_logprobs_come_from_whoever_has_the_sample(one: Bench, two: Ranks) -> None:
+    batch = batch_of()
+    for bench in (one, two):
+        call(bench, "make", "qwen3", settings(), 1.1)
+    for reference in (False, True):
+        first, second = two.call("logprobs", batch, reference)
+        assert not first.keys() & second.keys()
+        alone = one.logprobs(batch, reference)
+        assert_same(dict(sorted(alone.items())), dict(sorted({**first, **second}.items())))  # type: ignore[arg-type]
+
+
+def test_a_batch_with_nothing_to_learn_moves_all_ranks_alike(one: Bench, two: Ranks) -> None:
+    batch = batch_of()
+    [nothing] = mini_batches(assemble(GROUPS, [[0.0] * len(group.rollouts) for group in GROUPS]), len(GROUPS))
+    for bench in (one, two):
+        call(bench, "make", "llama", settings(LossConfig()))
+        call(bench, "step", batch)
+        call(bench, "step", nothing)
+    assert_same(one.weights(), two.call("weights")[0], tolerance=2e-4)
+
+
+@pytest.mark.parametrize("way", ["checkpoint_activations", "offload_optimizer", "offload_parameters"])
+def test_saving_memory_changes_nothing_else(one: Bench, two: Ranks, way: str) -> None:
+    one.make("llama", settings())
+    two.call("make", "llama", settings(save_memory=[way]))
+    for seed in range(2):
+        batch = batch_of(random_groups(VOCABULARY, seed=seed))
+        one.step(batch)
+        two.call("step", batch)
+    assert_same(one.weights(), two.call("weights")[0], tolerance=2e-4)
+
+
+def test_the_critic_learns_the_same(one: Bench, two: Ranks) -> None:
+    with_critic = LearnerSettings(
+        loss=LossConfig(),
+        train=TrainConfig(lr=1e-3, token_budget=60),
+        total_updates=4,
+        max_tokens=32,
+        critic=CriticSettings(lr=0.01),
+    )
+    local = local_learner(
+        tiny_model("llama", VOCABULARY),
+        **{name: getattr(with_critic, name) for name in with_critic.__slots__},
+    )
+    groups = asyncio.run(annotate(GROUPS, local, Wanted(False, 0.0, True)))
+    [batch] = mini_batches(assemble(groups, ppo(groups)), len(groups))
+    for bench in (one, two):
+        call(bench, "make", "llama", with_critic)
+    for _ in range(2):
+        mine, theirs = one.step(batch), two.call("step", batch)[0]
+        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5)
+    first, second = two.call("values", batch)
+    alone = one.values(batch)
+    assert_same(dict(sorted(alone.items())), dict(sorted({**first, **second}.items())), 1e-3)  # type: ignore[arg-type]
+
+
+def test_half_precision_gathers_half_and_keeps_float32_masters(one: Bench, two: Ranks) -> None:
+    half = LearnerSettings(
+        loss=LossConfig(), train=TrainConfig(), total_updates=1, max_tokens=32, dtype=torch.bfloat16
+    )
+    for bench in (one, two):
+        call(bench, "make", "llama", half)
+    mine, theirs = one.step(batch_of()), two.call("step", batch_of())[0]
+    assert theirs["entropy"] == pytest.approx(mine["entropy"], rel=0.02)
+    assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=0.1)
+    assert {tensor.dtype for tensor in two.call("weights")[0].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("saved_by", ["one", "two"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2"])
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(
+    one: Bench, two: Ranks, tmp_path: Path, saved_by: str, shape: Shape
+) -> None:
+    """Weights, moments and position: three updates are one, a checkpoint, and two by the others."""
+    batches = [batch_of(random_groups(VOCABULARY, seed=seed)) for seed in range(3)]
+    saver, reader = (one, two) if saved_by == "one" else (two, one)
+    for bench in (one, two):
+        call(bench, "make", shape, settings(lr_schedule={"linear": {"warmup": 2}}))
+    call(saver, "step", batches[0])
+    call(saver, "save", tmp_path / "step_1")
+    call(reader, "load", tmp_path / "step_1")
+    before = [call(bench, "weights") for bench in (one, two)]
+    assert all(torch.equal(before[0][name], before[1][0][name]) for name in before[0])
+    for batch in batches[1:]:
+        mine, theirs = one.step(batch), two.call("step", batch)[0]
+        assert theirs["lr"] == mine["lr"]
+    assert_same(one.weights(), two.call("weights")[0], tolerance=2e-4)
+
+
+def test_what_ranks_save_is_a_plain_model_folder(two: Ranks, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    for shape in ("llama", "qwen2"):
+        two.call("make", shape, settings())
+        two.call("step", batch_of())
+        two.call("save", tmp_path / shape)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / shape).state_dict()
+        for name, tensor in two.call("weights")[0].items():
+            assert torch.equal(loaded[name], tensor), name
+        assert sorted(path.name for path in (tmp_path / shape / "training").iterdir()) == [
+            "shard-00001-model-00001-of-00001.safetensors",
+            "shard-00002-model-00001-of-00001.safetensors",
+        ]
+        assert not (tmp_path / shape / "sharded").exists()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("budget", [1, 40, 100, 1000])
+def test_shares_hold_every_sample_once_and_are_alike(parts: int, budget: int) -> None:
+    samples = batch_of(random_groups(VOCABULARY, groups=20)).samples
+    shared = shares(samples, budget, parts)
+    assert len(shared) == parts
+    assert len({len(share) for share in shared}) == 1
+    places = sorted(place for share in shared for row in share for prompt in row for place in prompt)
+    assert places == list(range(len(samples)))
+    alone = list(rows(samples, budget))
+    assert len(shared[0]) == -(-len(alone) // parts), "no more rounds than the budget asks for"
+    if parts == 1:
+        assert shared == [alone], "a rank alone cuts as it always has"
+
+
+def test_the_shares_of_a_batch_that_fits_one_row_are_about_equal() -> None:
+    samples = batch_of(random_groups(VOCABULARY, groups=20)).samples
+    loads = [sum(pack(samples, row).ids.numel() for row in share) for share in shares(samples, 100_000, 4)]
+    assert max(loads) < 1.25 * min(loads)
+
+
+def test_what_the_learner_cannot_do_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"parallel\.tensor is 2"):
+        check_parallel(4, {"tensor": 2})
+    with pytest.raises(ConfigError, match=r"sequence \(3\) does not divide .* \(4\)") as raised:
+        check_parallel(4, {"sequence": 3})
+    assert raised.value.hint == "--set cluster.learners=6"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("dies", "rank 1 of 2 ended by SIGKILL in misbehave"),
+        ("hangs", "rank 1 of 2 has not moved on for 5 s in misbehave"),
+        ("fails", "rank 1 of 2 failed in misbehave: ValueError: a thing went wrong"),
+    ],
+)
+def test_the_rank_that_others_wait_for_is_named(how: str, said: str) -> None:
+    ranks = Ranks(2, make_bench, {}, threads=1, stalled=120.0)
+    ranks._stalled = 5.0
+    try:
+        with pytest.raises(ReasonkitError, match=said):
+            ranks.call("misbehave", 1, how)
+    finally:
+        ranks.close()
