@@ -10,8 +10,8 @@ each; `tail` is long-tailed, at most 128 with a mean of a quarter of that. The e
 log-probability; `generate` does not. An engine serves all rounds, as in training, where it lives as long as the
 run. Contenders take turns; the table shows medians, and ratios are medians over the rounds' own ratios.
 
-vLLM's build for CPUs samples in a process of its own, with as many threads as it takes by itself, and this process
-and its scheduler's work beside that one: on two cores it has more of the machine than the others with one thread.
+vLLM's build for CPUs samples in a process of its own, with OMP_NUM_THREADS threads; its scheduler and this process
+work beside that one, so that on two cores it has more of the machine than the others with one thread.
 """
 
 from __future__ import annotations

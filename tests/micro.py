@@ -41,7 +41,7 @@ def write_micro(folder: Path) -> None:
 
 
 def reasonkit(
-    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "reasonkit")
+    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "reasonkit"), timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
     """The real command in `folder`."""
     return subprocess.run(
@@ -52,5 +52,5 @@ def reasonkit(
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=200,
+        timeout=timeout,
     )

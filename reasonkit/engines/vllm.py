@@ -81,7 +81,7 @@ class VllmEngine:
         tensor_parallel: int = 1,
         memory: float | None = None,
         sequences: int = SEQUENCES,
-        eager: bool | None = None,
+        eager: bool = False,
         lora_rank: int = 0,
         transfer: Transfer | None = None,
         bucket_mb: int = BUCKET_MB,
@@ -96,7 +96,7 @@ class VllmEngine:
         `tensor_parallel` is how many GPUs (on a CPU, processes) share the model.
         `memory` is the share of the device's memory to use; null takes 0.9 of a GPU, on a CPU what may be needed.
         `sequences` are sampled at once; more wait.
-        `eager` does without compilation and CUDA graphs: a faster start, slower replies; null is true on CPUs only.
+        `eager` does without compilation and CUDA graphs: a faster start, slower replies. CPUs always do without.
         `lora_rank` is the highest rank of adapters that `adapter` will load.
         `transfer` is the way that new weights take: `ipc` from a learner on the same GPUs, `nccl` from other GPUs,
         `shm` on CPUs; null is `shm` on CPUs and `ipc` on GPUs. They come in buckets of `bucket_mb`.

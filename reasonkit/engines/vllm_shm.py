@@ -5,8 +5,7 @@ all engines), so that all of it is tested without one. The trainer's end writes 
 says where each tensor lies, and every worker loads it and signs for it; a rank that did not sign is an error.
 
 The memory is an anonymous file that workers open through the trainer's process: nothing is left behind, however
-either end dies. So both ends are on one Linux machine. Workers import this module because engines name
-`Extension`, below, as their worker's extension.
+either end dies. So both ends are on one Linux machine.
 """
 
 from __future__ import annotations
@@ -99,9 +98,14 @@ class ShmReceiver(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):  # type: ig
         self._sign(update_info.bucket)
 
     def finish_weight_update(self) -> None:
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        for layer in self.model.modules():
+            # A tied output embedding is not loaded itself: its copy in a CPU's layout is still of the old weights.
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
     def shutdown(self) -> None:
         """The mapping goes with the process."""
@@ -199,10 +203,6 @@ class ShmSender(TrainerWeightTransferEngine[ShmTrainerInitInfo]):  # type: ignor
                 f"{done}: two of them may have the same rank",
                 "this is a defect in how ranks are counted over engines; please report it",
             )
-
-
-class Extension:
-    """Named by engines, so that their workers import this module. It adds nothing."""
 
 
 def _view(memory: mmap.mmap, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +24,11 @@ ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for what a command prints
     "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about its own choices
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # it would take the first cores, as every engine and a learner beside it
 }
 """Unless the user has set them otherwise."""
-NO_COMPILATION = "TORCH_COMPILE_DISABLE"
+CONTROLLER = "REASONKIT_CONTROLLER"
+"""The environment variable that tells vLLM's workers whose end is theirs too."""
 GPU_SHARE = 0.9
 CPU_SHARE = 0.25
 """Of free memory, at most, for keys and values on a CPU, where others need memory too."""
@@ -94,7 +94,7 @@ def start(
     tensor_parallel: int,
     memory: float | None,
     sequences: int,
-    eager: bool | None,
+    eager: bool,
     lora_rank: int,
     transfer: Transfer | None,
     sleeps: bool,
@@ -112,7 +112,7 @@ def start(
         "tensor_parallel_size": tensor_parallel,
         "max_num_seqs": sequences,
         "gpu_memory_utilization": memory or GPU_SHARE,
-        "enforce_eager": on_cpu if eager is None else eager,
+        "enforce_eager": on_cpu or eager,
         "enable_lora": rank > 0,
         "enable_sleep_mode": sleeps and not on_cpu,
         "seed": 0,
@@ -120,6 +120,7 @@ def start(
         "logprobs_mode": "processed_logprobs",
         "skip_tokenizer_init": True,
         "use_tqdm_on_load": False,
+        "worker_extension_cls": "reasonkit.engines.vllm_worker.Extension",
         "disable_log_stats": True,
     }
     if rank:
@@ -127,8 +128,6 @@ def start(
         arguments["max_loras"] = ADAPTERS
     if on_cpu:  # a seeded prompt taken in by chunks ends vLLM's worker: generators of CPUs cannot step back
         arguments["enable_chunked_prefill"] = False
-    if way == "shm":
-        arguments["worker_extension_cls"] = "reasonkit.engines.vllm_shm.Extension"
     try:
         tokenizer, eos_ids, tied = _about(folder if adapter is None else adapter, folder)
         llm = _launch(arguments, way, fit_memory=on_cpu and memory is None)
@@ -204,23 +203,8 @@ def _launch(arguments: dict[str, Any], way: Transfer, *, fit_memory: bool) -> An
     config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
     if fit_memory and config.cache_config.kv_cache_memory_bytes is None:
         config.cache_config.kv_cache_memory_bytes = _cpu_cache_bytes(config)
-    with _compiling(not config.model_config.enforce_eager):
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-
-
-@contextlib.contextmanager
-def _compiling(allowed: bool) -> Iterator[None]:
-    """For processes started within. vLLM compiles a part of its sampler even when told to be eager."""
-    before = os.environ.get(NO_COMPILATION)
-    if not allowed:
-        os.environ[NO_COMPILATION] = "1"
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[NO_COMPILATION] = before
-        else:
-            os.environ.pop(NO_COMPILATION, None)
+    os.environ[CONTROLLER] = str(os.getpid())
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
 
 def _cpu_cache_bytes(config: Any) -> int:

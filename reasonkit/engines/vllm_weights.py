@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,6 +168,12 @@ class Source:
         return sum(math.prod(shape) for shape in self._shapes.values()) * self._dtype.itemsize
 
     @property
+    def device(self) -> torch.device:
+        """Where the learner has its weights."""
+        _, tensor = next(self._named())
+        return tensor.device
+
+    @property
     def tensors(self) -> int:
         return len(self._shapes)
 
@@ -246,7 +251,11 @@ class Sender:
             result.set_exception(error)
 
     def _update(self) -> float:
+        import torch
+
         started = time.perf_counter()
+        if self._source.device.type == "cuda":  # a thread begins on the first GPU, wherever its parent was
+            torch.cuda.set_device(self._source.device)
         self._client.begin()
         if self._rank == 0:
             self._client.tell("pause")
@@ -279,10 +288,14 @@ class Sender:
                 packed=True, packed_buffer_size_bytes=self._bucket_bytes, rank=self._rank
             )
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.utils.network_utils import get_ip, get_open_port
 
-        host, port = _rendezvous()
         return NCCLTrainerInitInfo(
-            host, port, world_size, packed_buffer_size_bytes=self._bucket_bytes, rank=self._rank
+            get_ip(),
+            get_open_port(),
+            world_size,
+            packed_buffer_size_bytes=self._bucket_bytes,
+            rank=self._rank,
         )
 
 
@@ -319,11 +332,3 @@ def _sendable(update_info: dict[str, Any]) -> dict[str, Any]:
         name: value for name, value in update_info.items() if name != "ipc_handles" and value is not None
     }
     return {**plain, "ipc_handles_pickled": base64.b64encode(pickle.dumps(handles)).decode()}
-
-
-def _rendezvous() -> tuple[str, int]:
-    """This machine's address as others reach it, and a free port."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port: int = free.getsockname()[1]
-    return socket.gethostbyname(socket.gethostname()), port
