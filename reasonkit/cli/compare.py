@@ -51,14 +51,17 @@ def compare(
     for task in comparison.tasks:
         if task.unpaired:
             say(f"{task.task}: {task.unpaired} items that only one of the two was asked are left out")
-        for better, worse, name in ((comparison.a, comparison.b, True), (comparison.b, comparison.a, False)):
-            found = [flip for flip in task.flips if (flip.a > flip.b) is name]
-            for flip in found[:flips]:
-                say(
-                    f"{task.task}: {better} better than {worse} on {flip.uid} ({flip.a:.2f} against {flip.b:.2f})"
-                )
-            if len(found) > flips > 0:
-                say(f"{task.task}: … and on {len(found) - flips} more (--flips, --json)")
+        _print_flips(comparison, task, flips)
+
+
+def _print_flips(comparison: Comparison, task: TaskComparison, most: int) -> None:
+    for better, worse, a_wins in ((comparison.a, comparison.b, True), (comparison.b, comparison.a, False)):
+        found = [flip for flip in task.flips if (flip.a > flip.b) is a_wins]
+        for flip in found[:most]:
+            high, low = max(flip.a, flip.b), min(flip.a, flip.b)
+            say(f"{task.task}: {better} better than {worse} on {flip.uid} ({high:.2f} against {low:.2f})")
+        if len(found) > most > 0:
+            say(f"{task.task}: … and on {len(found) - most} more (--flips, --json)")
 
 
 def _sides(names: Sequence[str], wanted: Sequence[str]) -> tuple[list[TaskResult], list[TaskResult]]:
@@ -125,12 +128,16 @@ def _row(task: TaskComparison) -> tuple[str, ...]:
         f"{100 * task.a:.1f}",
         f"{100 * task.b:.1f}",
         _points(difference.mean, difference.low, difference.high),
-        f"{difference.p:.4f}",
-        f"{task.holm_p:.4f}",
+        _p(difference.p),
+        _p(task.holm_p),
         difference.test,
         f"{difference.better} / {difference.worse}",
         f"{100 * task.detectable:.1f}",
     )
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _points(mean: float, low: float, high: float) -> str:

@@ -160,7 +160,7 @@ def length_chart(sources: Sequence[Source]) -> Chart | None:
         curves.append(Curve("score", index, points, intervals=[(each.low, each.high) for each in estimates]))
     if not curves:
         return None
-    return Chart("length", "Score against reply length", "percent", curves, along="tokens")
+    return Chart("length", "Score against reply length in tokens", "percent", curves, along="tokens")
 
 
 def _parts(replies: Sequence[tuple[int, float, Any]]) -> list[Sequence[tuple[int, float, Any]]]:
