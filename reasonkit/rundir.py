@@ -79,6 +79,9 @@ class RunDir:
     def evaluation(self, step: int) -> Path:
         return self.path / "eval" / f"step_{step}.json"
 
+    def task_results(self, step: int) -> Path:
+        return self.path / "eval" / f"tasks_step_{step}.json"
+
     def checkpoints(self) -> list[int]:
         """Steps whose checkpoints are complete, oldest first."""
         return _steps(self.path / "checkpoints")
@@ -121,6 +124,9 @@ class RunDir:
         for later in self.evaluation_steps():
             if later > step:
                 self.evaluation(later).unlink()
+        for path in (self.path / "eval").glob("tasks_step_*.json"):
+            if int(path.stem.rpartition("_")[2]) > step:
+                path.unlink()
 
 
 def create(recipe_name: str, out: Path | None) -> RunDir:

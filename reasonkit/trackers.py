@@ -11,6 +11,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,18 +108,21 @@ class Trackers:
         self._open: dict[str, Tracker] = {}
         for name in names:
             _check_installed(name)
-            self._guard(name, lambda name=name: self._open.update({name: TRACKERS[name](tracked)}))
+            self._guard(name, partial(self._start, name, tracked))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One step's row; what is nested is flattened with slashes, what is no number left out."""
         numbers = dict(_numbers(row, ""))
         step = int(numbers.pop("step"))
         for name, tracker in list(self._open.items()):
-            self._guard(name, lambda tracker=tracker: tracker.write(step, numbers))
+            self._guard(name, partial(tracker.write, step, numbers))
 
     def close(self) -> None:
         for name, tracker in list(self._open.items()):
             self._guard(name, tracker.close)
+
+    def _start(self, name: str, tracked: Tracked) -> None:
+        self._open[name] = TRACKERS[name](tracked)
 
     def _guard(self, name: str, work: Callable[[], Any]) -> None:
         try:

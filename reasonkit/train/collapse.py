@@ -41,7 +41,7 @@ class Watch:
                 metric, _, side = name.rpartition("_")
                 raise Collapsed(
                     f"stopped after step {row['step']}: {metric} was {side} {bound:g} for {PATIENCE} steps "
-                    f"(now {row[metric]}); a checkpoint was saved",
+                    f"(now {row[metric]:.4g}); a checkpoint was saved",
                     "look at the rollouts of these steps; --resume goes on all the same",
                 )
 

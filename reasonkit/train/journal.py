@@ -6,8 +6,9 @@ Reads nothing and decides nothing. The formats are those of the run folder (docs
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -16,13 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonkit.advantages import Advantages, Credit
+from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.validation import Validation
 from reasonkit.metrics import MetricsFile
 from reasonkit.recipe import LogConfig
 from reasonkit.records import Group, Rollout, Status, dumps
 from reasonkit.rewards import gibberish, repeated
 from reasonkit.rundir import RunDir, atomic_file, write_json
+from reasonkit.trackers import Trackers
 from reasonkit.train.learner import StepStats
+from reasonkit.train.packing import Batch
+
+LOGGER = logging.getLogger(__name__)
 
 LOOKED_AT = 64
 """Replies a step whose text is looked at for signs of collapse."""
@@ -43,11 +49,14 @@ class Observer(Protocol):
 class Journal:
     """Written at step boundaries only, so that cutting it back to a checkpoint's step is exact."""
 
-    def __init__(self, folder: RunDir, log: LogConfig, steps: int, observer: Observer) -> None:
+    def __init__(
+        self, folder: RunDir, log: LogConfig, steps: int, observer: Observer, trackers: Trackers
+    ) -> None:
         self._folder = folder
         self._log = log
         self._steps = steps
         self._observer = observer
+        self._trackers = trackers
         self._metrics = MetricsFile(folder.metrics)
         self._spent: dict[str, float] = {}
         self._started = time.monotonic()
@@ -86,17 +95,46 @@ class Journal:
             **self._speed(sampled),
         }
         self._metrics.write(row)
+        self._trackers.write(row)
         if self._log.rollouts and step % self._log.rollouts == 0:
             self._write_rollouts(step, groups, advantages)
         self._observer.step(row, self._steps, groups)
         return row
 
+    def supervised_step(self, step: int, batch: Batch, measured: Mapping[str, float]) -> dict[str, Any]:
+        """A step of learning from given replies; returns its row of metrics."""
+        seconds = {f"seconds_{part}": spent for part, spent in self._spent.items()}
+        total = sum(self._spent.values())
+        self._spent = {}
+        row = {
+            "step": step,
+            "time": self.seconds,
+            **dict(sorted(measured.items())),
+            **seconds,
+            "tokens_per_second": batch.tokens / total if total else 0.0,
+        }
+        self._metrics.write(row)
+        self._trackers.write(row)
+        self._observer.step(row, self._steps, [])
+        return row
+
     def validation(self, result: Validation) -> None:
         write_json(self._folder.evaluation(result.step), result.as_json())
         self._observer.validation(result)
+        accuracy = {"sampled": result.sampled.mean, "greedy": result.greedy.mean}
+        self._trackers.write({"step": result.step, "validation": accuracy})
+
+    def tasks(self, step: int, phase: str, results: Sequence[TaskResult]) -> None:
+        """A look at evaluation tasks."""
+        content = {"step": step, "phase": phase, "results": [result.as_json() for result in results]}
+        write_json(self._folder.task_results(step), content)
+        scores = {result.task: result.score.mean for result in results if result.score is not None}
+        LOGGER.info("tasks %s (step %d): %s", phase, step, _in_words(scores))
+        self._trackers.write({"step": step, "tasks": scores})
 
     def close(self) -> None:
         self._metrics.close()
+        self._trackers.close()
 
     def _speed(self, groups: Sequence[Group]) -> dict[str, float]:
         tokens = sum(rollout.sampled_tokens for group in groups for rollout in group.rollouts)
@@ -127,6 +165,7 @@ def summarise(groups: Sequence[Group]) -> dict[str, Any]:
     lengths = [rollout.sampled_tokens for rollout in scored]
     names = sorted({name for rollout in scored for name in rollout.parts})
     flat = [group for group in groups if len(set(group.rewards)) <= 1]
+    penalties = [penalty for rollout in scored for penalty in rollout.signals.penalties]
     texts = [group.rollouts[0].text for group in groups[:LOOKED_AT]]
     return {
         "reward": _mean([rollout.reward for rollout in scored]),
@@ -139,6 +178,7 @@ def summarise(groups: Sequence[Group]) -> dict[str, Any]:
         "verify_timeout": _mean([verdict.status is Status.TIMEOUT for verdict in verdicts]),
         "failed": _mean([not rollout.ok for rollout in rollouts]),
         "zero_variance": len(flat) / len(groups),
+        **({"kl_penalty": _mean(penalties)} if penalties else {}),
         "repetition": _mean([repeated(text) for text in texts]),
         "gibberish": _mean([gibberish(text) for text in texts]),
         "seconds_verify": sum(rollout.timings.get("verify", 0.0) for rollout in rollouts),
@@ -181,6 +221,10 @@ def _mean_stats(stats: Sequence[StepStats]) -> dict[str, float]:
         first = stats[0].metrics
         means["mismatch_kl"] = first.get("mismatch_kl", 0.0) + first.get("kl_old", 0.0)
     return means
+
+
+def _in_words(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {score:.3f}" for name, score in scores.items()) or "nothing could be judged"
 
 
 def _mean(values: Sequence[float]) -> float:

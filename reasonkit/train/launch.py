@@ -33,9 +33,11 @@ from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
 from reasonkit.data.load import Data, identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
-from reasonkit.engines import open_engine
+from reasonkit.engines import Engine, open_engine
 from reasonkit.envs import ENVS
 from reasonkit.errors import Stopped
+from reasonkit.evaluate.results import TaskResult
+from reasonkit.evaluate.run import validate_on_tasks
 from reasonkit.recipe import Recipe
 from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
@@ -45,10 +47,12 @@ from reasonkit.trackers import Tracked, Trackers
 from reasonkit.train.checkpoint import load_checkpoint
 from reasonkit.train.collapse import Watch
 from reasonkit.train.journal import Journal, Observer
-from reasonkit.train.learner import Learner, LocalLearner
+from reasonkit.train.judging import open_judge, task_plans, warn_of_leaks
+from reasonkit.train.learner import Learner
 from reasonkit.train.loop import train
 from reasonkit.train.model import check_context, load_config, load_tokenizer, make_model
 from reasonkit.train.run import Run
+from reasonkit.train.sharded import open_learner
 from reasonkit.train.signals import Wanted
 from reasonkit.train.supervised import Objective, is_supervised, learning, make_objective, supervise
 from reasonkit.train.warmup import Gate, warm_up
@@ -155,12 +159,13 @@ async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
         else:
             await run.checkpoint()
         with _stoppable(run):
-            if run.held_out and not folder.evaluation(0).exists():
+            looked = folder.evaluation(0).exists() or folder.task_results(0).exists()
+            if run.validates and not looked:
                 observer.phase("validating before training")
                 await run.validate("before")
             observer.phase("training")
             await learn(run)
-            if run.held_out:
+            if run.validates:
                 observer.phase("validating after training")
                 await run.validate("after")
             await run.checkpoint(wait=True)
@@ -188,13 +193,14 @@ async def _assembled(
         trackers = Trackers(recipe.log.trackers, _tracked(recipe, folder))
         journal = Journal(folder, recipe.log, recipe.train.steps, observer, trackers)
         stack.callback(journal.close)
-        grader = await stack.enter_async_context(Grader())
-        grader.check(data.held_out if is_supervised(recipe) else data.some_records())
+        judge = await stack.enter_async_context(open_judge(recipe.verifier))
+        judge.check(data.held_out if is_supervised(recipe) else data.some_records())
+        warn_of_leaks([record for records in data.finite.values() for record in records])
         rollouts = Rollouts(
             engine,
             dialogue,
             with_options("environment", recipe.rollout.env.name, ENVS, recipe.rollout.env.options),
-            grader.verify,
+            judge.verify,
             RewardSum(recipe.reward),
             recipe.rollout,
             context=recipe.model.context,
@@ -204,10 +210,9 @@ async def _assembled(
             observer.phase("warming up on imperfect demonstrations")
             gate = Gate(engine, rollouts, data.held_out, recipe.validation.samples)
             await warm_up(recipe, folder, path, gate, data.training_records(), observer)
-        learner = LocalLearner.from_recipe(
-            learning(recipe), folder.warm if recipe.warmup is not None else path
-        )
+        learner = open_learner(learning(recipe), folder.warm if recipe.warmup is not None else path)
         stack.push_async_callback(learner.close)
+        await learner.rehearse(recipe.model.context)
         await engine.load_weights(learner.weights(), version=0)
         objective = await _objective(recipe, dialogue, learner, folder, data)
         run = Run(
@@ -220,10 +225,25 @@ async def _assembled(
             engine=engine,
             held_out=data.held_out,
             journal=journal,
+            judge=judge,
+            look_at_tasks=await _look_at_tasks(recipe, engine, dialogue, stack),
             wanted=Wanted.by(recipe),
             collapse=Watch(recipe.train.stop_on),
         )
         yield run, train if objective is None else partial(supervise, objective=objective)
+
+
+async def _look_at_tasks(
+    recipe: Recipe, engine: Engine, dialogue: Dialogue, stack: contextlib.AsyncExitStack
+) -> Callable[[], Awaitable[list[TaskResult]]] | None:
+    """How to validate on evaluation tasks. They are judged as `reasonkit eval` does it, whoever judges training."""
+    plans = task_plans(recipe)
+    if not plans:
+        return None
+    grader = await stack.enter_async_context(Grader())
+    return partial(
+        validate_on_tasks, engine, dialogue, grader, plans, context=recipe.model.context, label=recipe.name
+    )
 
 
 async def _objective(

@@ -7,6 +7,7 @@ processes is sharded.py; both are the same Rank.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from reasonkit.engines import WeightSource
 from reasonkit.recipe import Recipe
-from reasonkit.train.mesh import Mesh
+from reasonkit.train.mesh import Mesh, open_mesh
 from reasonkit.train.packing import Batch
 from reasonkit.train.rank import Rank
 
@@ -46,6 +47,9 @@ class Learner(Protocol):
 
     def weights(self) -> WeightSource: ...
 
+    async def rehearse(self, longest: int) -> None:
+        """Compute the largest batch there can be, and forget it: what does not fit into memory shows at once."""
+
     async def save(self, path: Path, state: Mapping[str, Any]) -> None:
         """Copy all that resuming needs, and begin to write it to the new folder `path`, with `state` as JSON.
 
@@ -71,8 +75,13 @@ class LocalLearner:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, path: Path | str, device: str = "cpu") -> Self:
-        """The learner of a recipe, on the model and tokenizer at `path`."""
-        return cls(Rank.from_recipe(recipe, path, Mesh(torch.device(device))))
+        """The learner of a recipe, on the model and tokenizer at `path`. A GPU is a mesh of one rank: FSDP also
+        casts weights as they are used, once a micro-batch, and offloads them where that is asked for."""
+        if device == "cpu":
+            return cls(Rank.from_recipe(recipe, path, Mesh(torch.device(device))))
+        with tempfile.TemporaryDirectory(prefix="reasonkit-rank-") as folder:
+            mesh = open_mesh(0, 1, device=device, address=f"file://{folder}/rendezvous", parallel={})
+        return cls(Rank.from_recipe(recipe, path, mesh))
 
     async def step(self, batch: Batch) -> StepStats:
         return StepStats(await self._in_worker(lambda: self.rank.step(batch)))
@@ -87,6 +96,9 @@ class LocalLearner:
 
     def weights(self) -> WeightSource:
         return self.rank.weights()
+
+    async def rehearse(self, longest: int) -> None:
+        await self._in_worker(lambda: self.rank.rehearse(longest))
 
     async def save(self, path: Path, state: Mapping[str, Any]) -> None:
         await self._in_worker(lambda: self.rank.save(path, state))

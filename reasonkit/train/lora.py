@@ -39,8 +39,8 @@ def lora_config(fields: Mapping[str, Any]) -> Any:
             raise ConfigError(f"model.lora has no field '{name}' of peft's LoraConfig", nearest(name, known))
     if fields.get("lora_dropout"):
         raise ConfigError(
-            f"model.lora.lora_dropout is {fields['lora_dropout']}, but the policy that is trained is the policy that "
-            "sampled: it has no dropout",
+            f"model.lora.lora_dropout is {fields['lora_dropout']}, but the policy that is trained is the policy "
+            "that sampled: it has no dropout",
             "--set model.lora.lora_dropout=0",
         )
     try:
@@ -54,7 +54,8 @@ def lora_config(fields: Mapping[str, Any]) -> Any:
 def add_adapters(model: PreTrainedModel, fields: Mapping[str, Any], seed: int) -> None:
     """Freeze the model and put new adapters into it, the same ones for the same seed."""
     config = lora_config(fields)
-    config.base_model_name_or_path = str(Path(model.name_or_path).absolute()) if model.name_or_path else None
+    origin = Path(model.name_or_path)
+    config.base_model_name_or_path = str(origin.absolute()) if origin.is_dir() else model.name_or_path or None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "adapters"))
         try:
@@ -71,8 +72,8 @@ def has_adapters(model: PreTrainedModel) -> bool:
 def without_adapters(model: PreTrainedModel) -> Iterator[None]:
     """The model as its frozen weights alone would compute. For a forward pass without gradient.
 
-    peft's own switch also touches what requires a gradient, which sharding does not survive between a forward pass and its
-    backward.
+    peft's own switch also touches what requires a gradient, which sharding does not survive between a forward pass
+    and its backward.
     """
     layers = list(_adapted(model).values())
     try:

@@ -43,7 +43,7 @@ from reasonkit.train.lora import add_adapters, only_adapters_train
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
-from reasonkit.train.packing import Batch, MicroBatch, Sample, pack
+from reasonkit.train.packing import Batch, MicroBatch, Sample, make_batch, pack
 from reasonkit.train.policy import AdaptersOff, Policy, filler
 from reasonkit.train.saving import (
     Writer,
@@ -123,7 +123,7 @@ class Rank:
         self._writer = Writer(self.mesh)
         self.model = model
         self.policy = Policy(model, settings.temperature, settings.dtype, self.mesh.device)
-        self._reference = self._frozen_copy() if loss.kl else None
+        self._reference: Policy | AdaptersOff | None = self._frozen_copy() if loss.kl else None
         if settings.lora is not None:
             self._adapt(settings.lora)
         self._critic = (
@@ -196,6 +196,24 @@ class Rank:
     def weights(self) -> WeightSource:
         return ModelWeights(self.model)
 
+    def rehearse(self, longest: int) -> None:
+        """Compute the largest batch there can be, of sequences of `longest` tokens, and forget it: what does not
+        fit into memory shows before anything is sampled."""
+        count = self.mesh.parts * max(self._token_budget // longest, 1)
+        try:
+            self.accumulate(_largest(count, longest))
+            self.optimizer.zero_grad(set_to_none=False)
+            if not self._updates:
+                fill_moments(self.optimizer)
+                self.optimizer.state.clear()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise ReasonkitError(
+                f"a micro-batch of {max(self._token_budget, longest):,} tokens does not fit into the memory of "
+                f"{self.mesh.device}: {error}",
+                f"lower train.token_budget ({self._token_budget}) or model.context ({longest}), or --set "
+                "train.save_memory=[checkpoint_activations,offload_optimizer,offload_parameters]",
+            ) from error
+
     def save(self, path: Path, state: Mapping[str, Any]) -> None:
         """Copy everything that resuming needs, and write it to the new folder `path` while training goes on.
 
@@ -239,7 +257,7 @@ class Rank:
         return self.policy.of(frozen)
 
     def _adapt(self, fields: Mapping[str, Any]) -> None:
-        """Train adapters. Without them the model is the reference, if they begin as nothing and all else is frozen."""
+        """Train adapters. Without them the model is the reference, if they begin as nothing and all else rests."""
         before = self.policy.probe()
         add_adapters(self.model, fields, self._settings.seed)
         bare = AdaptersOff(self.policy)
@@ -286,3 +304,21 @@ class Rank:
                 counts = [samples[place].scored.numel() for place in micro.samples]
                 result.update(zip(micro.samples, numbers.cpu().split(counts), strict=True))
         return result
+
+
+def _largest(count: int, longest: int) -> Batch:
+    """So many sequences of so many tokens, all of them to be learned, that share nothing."""
+    scored = torch.arange(1, longest)
+    ones = torch.ones(longest - 1)
+    samples = [
+        Sample(
+            ids=torch.cat([torch.tensor([place % 2]), torch.ones(longest - 1, dtype=torch.long)]),
+            scored=scored,
+            old_logprobs=-ones,
+            sampler_logprobs=-ones,
+            advantages=ones,
+            rollout_tokens=longest - 1,
+        )
+        for place in range(count)
+    ]
+    return make_batch(samples)

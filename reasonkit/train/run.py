@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from reasonkit.advantages import Advantage, Advantages
 from reasonkit.data.mixture import Feed, MixedFeed
 from reasonkit.engines import Engine
 from reasonkit.errors import Stopped
-from reasonkit.evaluate.validation import Validation, validate
+from reasonkit.evaluate.results import TaskResult
+from reasonkit.evaluate.validation import validate
 from reasonkit.recipe import Recipe
 from reasonkit.records import Group, Record
 from reasonkit.rollouts import Draw, Rollouts
@@ -26,6 +27,7 @@ from reasonkit.rundir import RunDir
 from reasonkit.train.checkpoint import finish_checkpoint, keep_only, save_checkpoint
 from reasonkit.train.collapse import Collapsed, Watch
 from reasonkit.train.journal import Journal
+from reasonkit.train.judging import Judge
 from reasonkit.train.learner import Learner
 from reasonkit.train.packing import Batch, assemble, mini_batches
 from reasonkit.train.signals import Wanted, annotate
@@ -44,6 +46,8 @@ class Run:
     engine: Engine
     held_out: Sequence[Record]
     journal: Journal
+    judge: Judge
+    look_at_tasks: Callable[[], Awaitable[list[TaskResult]]] | None
     wanted: Wanted
     collapse: Watch
     step: int = 0
@@ -68,6 +72,7 @@ class Run:
         wanted, refill = self.recipe.train.prompts, self.recipe.train.refill
         groups: list[Group] = []
         self.left_out = []
+        self.judge.at("train", step)
         for turn in range(refill + 1):
             draw = Draw(f"train, refill {turn}" if turn else "train", step, self.recipe.rollout.n)
             records = self.feed.next(wanted - len(groups))
@@ -106,15 +111,30 @@ class Run:
     def finish(self, step: int) -> None:
         self.step, self._cursor = step, dict(self.feed.state())
 
-    async def validate(self, phase: str) -> Validation:
-        samples = self.recipe.validation.samples
-        result = await self._interruptible(validate(self.rollouts, self.held_out, samples, self.step, phase))
-        self.journal.validation(result)
-        if self.best is None or result.sampled.mean > self.best[0]:
-            self.best = (result.sampled.mean, self.step)
+    @property
+    def validates(self) -> bool:
+        return bool(self.held_out) or self.look_at_tasks is not None
+
+    async def validate(self, phase: str) -> None:
+        """Look at held-out records and at the recipe's tasks, and keep the best checkpoint by it."""
+        scores: list[float] = []
+        self.judge.at("val", self.step)
+        if self.look_at_tasks is not None:
+            results = await self._interruptible(self.look_at_tasks())
+            self.journal.tasks(self.step, phase, results)
+            scores = [result.score.mean for result in results if result.score is not None]
+        if self.held_out:
+            samples = self.recipe.validation.samples
+            held_out = await self._interruptible(
+                validate(self.rollouts, self.held_out, samples, self.step, phase)
+            )
+            self.journal.validation(held_out)
+            scores = [held_out.sampled.mean]  # the run's own problems say which checkpoint is best
+        score = sum(scores) / len(scores) if scores else 0.0
+        if self.best is None or score > self.best[0]:
+            self.best = (score, self.step)
             if self.recipe.validation.every:
                 await self.checkpoint()
-        return result
 
     async def checkpoint(self, *, wait: bool = False) -> None:
         """Save everything that resuming needs; leave the newest few and the best. Written while training goes on,

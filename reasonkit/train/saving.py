@@ -200,11 +200,11 @@ def _copy(tensor: Tensor) -> Tensor:
 def _shared_folder(path: Path, mesh: Mesh) -> Iterator[Path]:
     """A folder that all ranks fill; it becomes `path` when all have."""
     if mesh.writers is None:
-        with atomic_folder(path) as folder:
-            yield folder
+        with atomic_folder(path) as alone:
+            yield alone
         return
     with atomic_folder(path) if mesh.rank == 0 else nullcontext() as made:
-        box = [made]
+        box: list[Path | None] = [made]
         dist.broadcast_object_list(box, group=mesh.writers)
         folder = box[0]
         assert folder is not None

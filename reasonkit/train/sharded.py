@@ -8,17 +8,37 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from reasonkit.engines import WeightSource
+from reasonkit.errors import ConfigError
 from reasonkit.recipe import Recipe
-from reasonkit.train.learner import StepStats
-from reasonkit.train.mesh import open_mesh
+from reasonkit.train.learner import Learner, LocalLearner, StepStats
+from reasonkit.train.mesh import check_parallel, open_mesh
 from reasonkit.train.packing import Batch
 from reasonkit.train.rank import Rank
 from reasonkit.train.ranks import STALLED, Ranks
 
 T = TypeVar("T")
+
+
+def open_learner(recipe: Recipe, path: Path | str) -> Learner:
+    """The learner of a recipe on this machine: on all its GPUs, on as many ranks as `cluster.learners` says, or in
+    this very process where one rank does."""
+    devices = torch.cuda.device_count()
+    device = "cuda" if devices else "cpu"
+    count = recipe.cluster.learners or max(devices, 1)
+    check_parallel(count, recipe.cluster.parallel)
+    if devices and count > devices:
+        raise ConfigError(
+            f"cluster.learners ({count}) is more than this machine's {devices} GPUs",
+            f"--set cluster.learners={devices}, or run it on more machines: reasonkit slurm",
+        )
+    if count == 1:
+        return LocalLearner.from_recipe(recipe, path, device)
+    threads = 0 if devices else max(torch.get_num_threads() // count, 1)
+    return ShardedLearner.from_recipe(recipe, path, count, device, threads=threads)
 
 
 class ShardedLearner:
@@ -58,6 +78,9 @@ class ShardedLearner:
 
     def weights(self) -> WeightSource:
         return _Gathered(self._ranks)
+
+    async def rehearse(self, longest: int) -> None:
+        await self._in_worker(lambda: self._ranks.call("rehearse", longest))
 
     async def save(self, path: Path, state: Mapping[str, Any]) -> None:
         await self._in_worker(lambda: self._ranks.call("save", path, dict(state)))
