@@ -202,8 +202,8 @@ def power_function(question: str) -> Right:
 
 
 def simple_equations(question: str) -> Right:
-    left, right = last(r"([-+*/() \d]*\b[a-z]\b[-+*/() \da-z]*) = (-?\d+)$", question.strip()).groups()
-    letter = last(r"\d\*([a-z])\b", left)[1]
+    left, right = last(r"[:a-z] ([-+*/() \d]*\b[a-z]\b[-+*/() \d]*) = (-?\d+)$", question.strip()).groups()
+    letter = last(r"\b([a-z])\b", left)[1]
     values = [eval(left, {letter: Fraction(value)}) - int(right) for value in (0, 1)]
     return same_number(-values[0] / (values[1] - values[0]))
 

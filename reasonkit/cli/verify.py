@@ -100,6 +100,7 @@ def _open(path: Path) -> TextIO:
 
 
 async def _judge_one(grader: Grader, record: Record, response: str) -> int:
+    grader.check([record])
     verdict = await grader.verify(record, response)
     _print(record, verdict)
     return verdict.status.is_failure

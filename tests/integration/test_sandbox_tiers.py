@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.errors import ReasonkitError
+from reasonkit.records import Record, Status, Verdict
 from reasonkit.sandbox import (
     CallJob,
     ProbeOutcome,
@@ -21,6 +23,7 @@ from reasonkit.sandbox import (
     toolchains,
 )
 from reasonkit.sandbox.attacks import ATTACKS
+from reasonkit.verifiers import Grader
 from tests.fusion_server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +91,41 @@ def test_a_server_stands_in_before_anything_unsafe_does(monkeypatch: pytest.Monk
     with serve() as server:
         assert asyncio.run(remote(server.url)) == ("remote", RunStatus.OK, 2)
     assert asyncio.run(unsafe()) == ("unsafe", RunStatus.OK, 2)
+
+
+def test_a_whole_process_can_accept_what_is_unsafe_and_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that train, eval and filter take it too, in all of their processes."""
+    monkeypatch.setattr(tiers, "_at_start", nothing_holds)
+    monkeypatch.setattr(logging.getLogger("reasonkit"), "propagate", True)
+    record = Record("u", "taco", (), {"fn_name": "f", "inputs": [[1]], "outputs": [2]}, "code")
+
+    async def verdict(**accepted: bool) -> Verdict:
+        async with Grader(workers=1, **accepted) as grader:
+            return await grader.verify(record, "```python\ndef f(n): return n + 1\n```")
+
+    refused = asyncio.run(verdict())
+    assert refused.status is Status.ERROR
+    assert "REASONKIT_UNSAFE_SANDBOX=1" in refused.reason
+    accepted = asyncio.run(verdict(unsafe_sandbox=True))
+    assert (accepted.status, accepted.details["tier"]) == (Status.CORRECT, "unsafe")
+    assert "WITHOUT walls" in caplog.text
+    monkeypatch.setenv(tiers.UNSAFE_VARIABLE, "1")
+    assert asyncio.run(verdict()).details["tier"] == "unsafe"
+    with serve() as server:
+        monkeypatch.setenv(tiers.URL_VARIABLE, server.url)
+        assert asyncio.run(verdict()).details["tier"] == "remote"
+    monkeypatch.delenv(tiers.URL_VARIABLE)
+    monkeypatch.setenv(tiers.UNSAFE_VARIABLE, "yes")
+    assert "is 'yes'" in asyncio.run(verdict()).reason
+
+
+def test_accepting_the_unsafe_takes_no_wall_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tiers.UNSAFE_VARIABLE, "1")
+    tier, *_ = asyncio.run(_opened())
+    assert tier in tiers.LOCAL_TIERS
+
+
+async def _opened() -> tuple[str, RunStatus, object]:
+    return await value_of(await open_sandbox(workers=1, unsafe=True))

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from reasonkit.data.files import write_records
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Record, Status, Verdict
 from reasonkit.verifiers import Grader
 from reasonkit.verifiers.judge import URL_VARIABLE, Judge
+from tests.micro import RECIPE, reasonkit, write_micro
 
 Answering = Callable[[str], tuple[int, str]]
 RECORD = Record(
@@ -192,6 +194,48 @@ def test_records_that_need_a_judge_fail_at_load_without_one(monkeypatch: pytest.
 
     with pytest.raises(UsageError, match="need an LLM judge"):
         asyncio.run(check())
+
+
+ROW = json.dumps(
+    {
+        "source": "stem__web",
+        "answer": "twelve metres",
+        "response": r"\boxed{12 m}",
+        "metadata": {"question": "How far is it?"},
+    }
+)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_the_command_asks_the_judge_however_its_address_is_written(
+    serve: Callable[[Answering], JudgeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    server = serve(honest)
+    monkeypatch.setenv(URL_VARIABLE, f"http://127.0.0.1:{server.server_port}{path}")
+    (tmp_path / "in.jsonl").write_text(ROW + "\n")
+    done = reasonkit(tmp_path, "verify", "in.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "correct"
+
+
+def test_commands_say_at_load_that_a_judge_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    (tmp_path / "in.jsonl").write_text(ROW + "\n")
+    one = ("verify", "--source", "stem_web", "--answer", "12 m", "--response", "x")
+    question = ({"role": "user", "content": "1+1="},)
+    write_records([Record(str(n), "stem_web", question, "twelve") for n in range(8)], tmp_path / "rows.parquet")
+    write_micro(tmp_path)
+    (tmp_path / "judged.yaml").write_text(
+        RECIPE.replace("train: [{name: arithmetic_chain, size: 40}]", "train: [{name: rows.parquet}]")
+    )
+    for command in (("verify", "in.jsonl"), one, ("train", "judged.yaml")):
+        done = reasonkit(tmp_path, *command)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert "need an LLM judge and none is configured" in done.stderr
+        assert f"set {URL_VARIABLE}=http://HOST:8000" in done.stderr
 
 
 def test_without_a_judge_a_verdict_is_an_error_and_not_0(monkeypatch: pytest.MonkeyPatch) -> None:
