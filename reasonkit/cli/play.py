@@ -240,18 +240,24 @@ class Typist:
 
     def __init__(self, shown_on: TextIO) -> None:
         self._shown_on = shown_on
+        self._ended = False
 
     async def reply(self, messages: list[Message], sampling: Sampling) -> Reply:  # noqa: ARG002 - people do as they like
         from reasonkit.engines import Reply
 
+        if not self._ended:
+            self._print(messages)
+            line = await asyncio.to_thread(sys.stdin.readline)
+            self._ended = not line
+        if self._ended:
+            raise ReasonkitError("standard input ended before the episode did", "type a reply a line")
+        return Reply(line.rstrip("\n"), "stop")
+
+    def _print(self, messages: list[Message]) -> None:
         new = itertools.takewhile(lambda message: message["role"] != "assistant", reversed(messages))
         for message in reversed(list(new)):
             print(f"[{message['role']}]\n{message['content']}\n", file=self._shown_on)
         print("> ", end="", file=self._shown_on, flush=True)
-        line = await asyncio.to_thread(sys.stdin.readline)
-        if not line:
-            raise ReasonkitError("standard input ended before the episode did", "type a reply a line")
-        return Reply(line.rstrip("\n"), "stop")
 
     async def close(self) -> None: ...
 

@@ -34,7 +34,7 @@ def build(split: Split, size: int, seed: int, settings: FrozenLakeSettings) -> I
         return Problem(
             min(lake, mirrored),
             (Message(role="user", content=lake),),
-            "G",
+            None,
             {"ability": "planning", "lake": lake, "optimal": steps, "difficulty": steps},
         )
 
