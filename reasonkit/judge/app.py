@@ -135,7 +135,7 @@ def _add_own(app: FastAPI, settings: Settings, bench: Bench) -> None:
         return StreamingResponse(_judged(bench, batch.items, window), media_type=NDJSON)
 
 
-async def _judged(bench: Bench, items: list[Question], window: int) -> AsyncIterator[bytes]:
+async def _judged(bench: Bench, items: list[Any], window: int) -> AsyncIterator[bytes]:
     """Lines of verdicts, `window` of them in progress at a time; several in a piece when they come quickly."""
     ready: asyncio.Queue[bytes] = asyncio.Queue()
     numbered = iter(enumerate(items))

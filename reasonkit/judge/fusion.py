@@ -16,7 +16,7 @@ import binascii
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Record, Verdict
@@ -27,6 +27,8 @@ from reasonkit.verifiers.grader import Grader
 
 Language = Literal["python", "pytest", "cpp", "java", "nodejs", "go", "rust", "bash"]
 DATASET = "CommonOJDataset"
+EXACT = ConfigDict(strict=True)
+"""`false` is no number and `5` no text."""
 LONGEST_SECONDS = 300.0
 MOST_MEMORY_MB = 8192
 CONCURRENT = 5
@@ -36,6 +38,8 @@ _FINISHED = (RunStatus.OK, RunStatus.RUNTIME_ERROR, RunStatus.MEMORY, RunStatus.
 
 
 class RunCodeIn(BaseModel):
+    model_config = EXACT
+
     code: str = Field(examples=['print("hello")'])
     language: Language
     stdin: str | None = None
@@ -67,6 +71,8 @@ class RunCodeOut(BaseModel):
 
 
 class SubmitConfig(BaseModel):
+    model_config = EXACT
+
     dataset_type: str | None = Field(None, examples=[DATASET])
     language: Language | None = None
     locale: str | None = None
@@ -79,6 +85,8 @@ class SubmitConfig(BaseModel):
 
 
 class SubmitIn(BaseModel):
+    model_config = EXACT
+
     dataset: str
     id: int | str
     completion: str

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.judge.fusion import code_by_fusion_rules
@@ -32,6 +32,8 @@ NO_QUESTION = "(not given)"
 
 
 class RewardIn(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     llm_output: str = Field(description="The reply; text up to the last assistant marker is dropped.")
     verification_info: str = Field(
         description="JSON text: {type, answer}.",
@@ -45,6 +47,8 @@ class RewardOut(BaseModel):
 
 class RewardBatchIn(BaseModel):
     """The oldest shape: mathematical answers, many at a time."""
+
+    model_config = ConfigDict(strict=True)
 
     solutions: list[str]
     ground_truths: list[str]

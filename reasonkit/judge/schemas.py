@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from reasonkit.errors import UsageError
@@ -16,16 +16,18 @@ from reasonkit.verifiers.routing import VERIFIERS, verifier_name
 MOST_ITEMS = 20_000
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Given(BaseModel):
+    """What a client sends, of exactly these types: `"5"` is no number, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class MessageIn(_Strict):
+class MessageIn(_Given):
     role: str
     content: str
 
 
-class RecordIn(_Strict):
+class RecordIn(_Given):
     """A problem, by the names that reasonkit uses."""
 
     source: str = Field(
@@ -39,11 +41,15 @@ class RecordIn(_Strict):
 
 
 class RewardModelIn(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     ground_truth: str = Field(description="The gold answer as JSON text.")
 
 
 class RowIn(BaseModel):
-    """A problem as it stands in a record file, which verl reads too."""
+    """A problem as it stands in a record file, which verl reads too; other columns are left alone."""
+
+    model_config = ConfigDict(strict=True)
 
     data_source: str
     reward_model: RewardModelIn
@@ -53,21 +59,20 @@ class RowIn(BaseModel):
     extra_info: str = "{}"
 
 
-class Question(_Strict):
+class Question(_Given):
     """A problem and the reply to judge."""
 
     record: RecordIn | RowIn
     response: str = Field(description="The model's reply alone, without the prompt.", examples=["so #### 72"])
 
 
-class Batch(_Strict):
-    items: Annotated[
-        list[SkipValidation[Question]],
-        Field(
-            max_length=MOST_ITEMS,
-            description="Checked one by one: an item that cannot be used is an `error` of its own.",
-        ),
-    ]
+class Batch(_Given):
+    items: list[Any] = Field(
+        max_length=MOST_ITEMS,
+        description="Each as the body of /v1/verify. They are checked one by one: an item that cannot be used is an "
+        "`error` of its own.",
+        examples=[[{"record": {"source": "openai/gsm8k", "answer": "72"}, "response": "so #### 72"}]],
+    )
 
 
 class Judgement(BaseModel):
