@@ -2,7 +2,7 @@
 
 Found by working every label out anew from its question (the audit in tests/integration/test_verify_labels.py):
 
-- mahjong_puzzle: the library draws the result before the card, so one in five labels names a result that the stated
+- mahjong_puzzle: the library draws the result before the card, so about one label in six names a result that the stated
   rules do not give. The rules are applied here.
 - basic_arithmetic: nested divisions are evaluated by floor division. Where the exact value is no whole number, no
   answer that the question allows is the label: unusable.
