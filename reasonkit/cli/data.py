@@ -31,7 +31,9 @@ class SplitName(StrEnum):
 NameArgument = Annotated[
     str, typer.Argument(help="A source, rg:TASK, or a mixture such as knights=2,countdown,rg:gcd.")
 ]
-RecordsArgument = Annotated[str, typer.Argument(help="A record file, the name of a built set, or a source.")]
+RecordsArgument = Annotated[
+    str, typer.Argument(help="A record file, a built or pulled set (guru:math), or a source.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the source as key=value; `reasonkit show NAME` lists them."),
@@ -61,6 +63,10 @@ def build(
     prefix: Annotated[
         str | None, typer.Option(help="Short for --set prefix=…: `chat` or `base` (sokoban).")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that draw a mixture; all cores unless given. Changes no byte."),
+    ] = None,
     json_: JsonFlag = False,
 ) -> None:
     """Generate a data set: train and test never share a problem, and the same seed gives the same bytes.
@@ -75,6 +81,7 @@ def build(
     """
     from reasonkit.data.build import parse_settings
     from reasonkit.data.dataset import build_dataset
+    from reasonkit.data.parallel import cores
     from reasonkit.datahome import dataset_folder
 
     settings = parse_settings([*(set_ or []), *([f"prefix={prefix}"] if prefix else [])])
@@ -83,7 +90,7 @@ def build(
         sizes = {split.value: size}
     folder = out or dataset_folder(name)
     with progress(f"building {name}", sum(sizes.values())) as advance:
-        built = build_dataset(name, folder, sizes, seed, settings, advance)
+        built = build_dataset(name, folder, sizes, seed, settings, advance, workers or cores())
     if json_:
         emit_json(asdict(built))
         return

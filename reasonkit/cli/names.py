@@ -128,6 +128,13 @@ def published() -> Mapping[str, str]:
     return {name: each.about for name, each in PUBLISHED.items() if not each.raw}
 
 
+def is_published(name: str) -> bool:
+    """Whether this is a published set of records, or a part of one."""
+    from reasonkit.data.published import parts_named
+
+    return name.partition(":")[0] in published() and bool(parts_named(name))
+
+
 def suites() -> Mapping[str, Sequence[str]]:
     """Suites of tasks, by name, with their members."""
     from reasonkit.tasks import SUITES
@@ -146,7 +153,7 @@ def find_parts(name: str) -> list[Part]:
         kind
         for kind in kinds
         if name in table_of(kind)
-        or (kind is Kind.DATA and (name.startswith("rg:") or name in published()))
+        or (kind is Kind.DATA and (name.startswith("rg:") or is_published(name)))
         or (kind is Kind.TASKS and name in suites())
     ]
     if not found:
@@ -164,12 +171,18 @@ def _tabled(kind: Kind, name: str) -> Part:
 
 def _source(name: str) -> Part:
     from reasonkit.data.build import source_named
-    from reasonkit.data.published import PUBLISHED
+    from reasonkit.data.load import pull_command
+    from reasonkit.data.published import PUBLISHED, parts_named
 
-    if name in published():
-        parts = sorted({part.domain for part in PUBLISHED[name].parts if part.domain})
-        about = published()[name] + (f"\n\nParts, as {name}:PART: {', '.join(parts)}." if parts else "")
-        return Part(name, Kind.DATA, f"hf:{PUBLISHED[name].repo}", about, [])
+    if is_published(name):
+        base, _, part = name.partition(":")
+        about = [published()[base]]
+        if part:
+            about.append(f"Files: {', '.join(p for each in parts_named(name) for p in each.patterns)}.")
+        elif domains := sorted({each.domain for each in parts_named(name) if each.domain}):
+            about.append(f"Parts, as {base}:PART: {', '.join(domains)}.")
+        about.append(f"Fetch it: {pull_command(name)}")
+        return Part(name, Kind.DATA, f"hf:{PUBLISHED[base].repo}", "\n\n".join(about), [])
     source = source_named(name)
     options = [
         Option(

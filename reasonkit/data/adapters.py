@@ -250,9 +250,12 @@ def columns_as(mapping: Mapping[str, str], source: str, verifier: str | None = N
 def read_own(row: Row) -> Record:
     """A row that reasonkit wrote."""
     try:
-        return from_row(row)
-    except (KeyError, TypeError, ValueError) as error:
+        record = from_row(row)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadRow(f"not a row of a record file: {error!r}") from error
+    if "\\ud" in f"{row['reward_model']['ground_truth']}{row['extra_info']}".lower():  # as in hub/tables.py
+        _plain([record.answer, dict(record.metadata)], "ground_truth or extra_info")
+    return record
 
 
 READERS: dict[str, Reader] = {
@@ -355,8 +358,8 @@ def _object(row: Row, column: str) -> dict[str, Any]:
     value = row.get(column)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError as error:
+            value = _plain(json.loads(value), f"column {column}")
+        except (ValueError, RecursionError) as error:
             raise BadRow(f"column {column} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadRow(f"column {column} is {_kind(value)}, not an object")
@@ -366,8 +369,8 @@ def _object(row: Row, column: str) -> dict[str, Any]:
 def _plain(value: Any, what: str) -> Any:
     """`value` if JSON can hold it."""
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadRow(f"{what} holds what JSON cannot: {error}") from error
     return value
 

@@ -7,14 +7,16 @@ same bytes. Where records come from is each source's business; what cleaning fol
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from reasonkit.data.parallel import drawn_by
 from reasonkit.data.sources import Settings, Source, Split
 from reasonkit.errors import ReasonkitError, UsageError, nearest
 from reasonkit.records import Record
@@ -43,6 +45,9 @@ SOURCES: dict[str, str] = {
     "stem": "reasonkit.data.sources.stem:SOURCE",
     "taco": "reasonkit.data.sources.programs:TACO_SOURCE",
 }
+
+WORTH_PROCESSES = 2_000
+"""Records of a mixture from which on starting processes costs less than it saves."""
 
 AnySource = Source[Any]
 
@@ -96,9 +101,18 @@ def _weight(item: str, text: str) -> float:
 
 
 def build(
-    name: str, split: Split, size: int, seed: int = 0, settings: Mapping[str, Any] | None = None
+    name: str,
+    split: Split,
+    size: int,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    workers: int = 1,
 ) -> Iterator[Record]:
-    """`size` records of what `name` means. In a mixture, settings are given per source: {"knights": {…}}."""
+    """`size` records of what `name` means. In a mixture, settings are given per source: {"knights": {…}}.
+
+    The parts of a large mixture are drawn by `workers` processes, whose number changes no record.
+    """
     if size < 0:
         raise UsageError(f"a set cannot have {size} records", "--size 1000")
     parts = parse_name(name)
@@ -112,27 +126,47 @@ def build(
             f"setting '{min(unknown)}' belongs to no source of the mixture '{name}'",
             f"write SOURCE.KEY=VALUE, for example --set {parts[0].source.name}.KEY=VALUE",
         )
-    validated = [validate(part.source, given.get(part.source.name, {})) for part in parts]
-    return _mix(parts, validated, split, size, seed)
+    for part in parts:
+        validate(part.source, given.get(part.source.name, {}))
+    return _mix(parts, name, split, size, seed, given, workers)
 
 
-def _mix(parts: list[Part], settings: list[Settings], split: Split, size: int, seed: int) -> Iterator[Record]:
+def _mix(
+    parts: list[Part],
+    name: str,
+    split: Split,
+    size: int,
+    seed: int,
+    settings: Mapping[str, Any],
+    workers: int,
+) -> Iterator[Record]:
     """Records of all parts in a shuffled order, each part with its exact share."""
     counts = shares([part.weight for part in parts], size)
-    streams = [
-        part.source.build(split, count, seed, own)
-        for part, own, count in zip(parts, settings, counts, strict=True)
-    ]
     order = [place for place, count in enumerate(counts) for _ in range(count)]
     random.Random(derive_seed(seed, "data", "mix", split)).shuffle(order)
-    for place in order:
-        record = next(streams[place], None)
+    open_parts = functools.partial(_streams, name, split, counts, seed, settings)
+    if workers > 1 and size >= WORTH_PROCESSES:
+        drawn = drawn_by(workers, open_parts, order)
+    else:
+        streams = open_parts()
+        drawn = (next(streams[place], None) for place in order)
+    for place, record in zip(order, drawn, strict=True):
         if record is None:
             raise ReasonkitError(
                 f"{parts[place].source.name} has fewer than the {counts[place]} {split} records of its share",
                 "give it a smaller weight, or the whole mixture a smaller --size",
             )
         yield record
+
+
+def _streams(
+    name: str, split: Split, counts: Sequence[int], seed: int, settings: Mapping[str, Any]
+) -> list[Iterator[Record]]:
+    """The stream of each part of the mixture `name`: by name, so that another process can open them too."""
+    return [
+        part.source.build(split, count, seed, validate(part.source, settings.get(part.source.name, {})))
+        for part, count in zip(parse_name(name), counts, strict=True)
+    ]
 
 
 def shares(weights: list[float], size: int) -> list[int]:

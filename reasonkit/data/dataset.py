@@ -6,6 +6,7 @@ the same bytes again and see that they did.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 from reasonkit import __version__
 from reasonkit.data.build import SOURCES, build
 from reasonkit.data.files import read_records, write_records
-from reasonkit.data.load import sha256
+from reasonkit.data.load import pull_command, pulled_files, sample, sha256
+from reasonkit.data.published import PUBLISHED
 from reasonkit.data.sources import Split
 from reasonkit.datahome import MANIFEST, dataset_folder, split_file
 from reasonkit.errors import UsageError, nearest
+from reasonkit.recipe import SourceConfig
 from reasonkit.records import Record
 from reasonkit.rundir import write_json
 
@@ -49,12 +52,17 @@ def build_dataset(
     seed: int,
     settings: Mapping[str, Any],
     advance: Callable[[int], None] = lambda _: None,
+    workers: int = 1,
 ) -> Built:
-    """Write the splits of `sizes` and the manifest into `folder`; `advance` hears of every finished record."""
+    """Write the splits of `sizes` and the manifest into `folder`; `advance` hears of every finished record.
+
+    The bytes do not depend on `workers`, the number of processes that draw a mixture.
+    """
     files: dict[str, BuiltFile] = {}
     for split, size in sizes.items():
         path = split_file(folder, split)
-        count = write_records(_counted(build(name, split, size, seed, settings), advance), path)
+        records = build(name, split, size, seed, settings, workers=workers)
+        count = write_records(_counted(records, advance), path)
         files[split] = BuiltFile(str(path), count, path.stat().st_size, sha256(path))
     built = Built(name, str(folder), seed, dict(settings), __version__, files)
     manifest = asdict(built)
@@ -78,12 +86,28 @@ def open_records(
     file = split_file(path if path.is_dir() else dataset_folder(name), split)
     if file.is_file() and not settings:
         return read_records(file, limit), str(file)
+    base = name.partition("@")[0].partition(":")[0]
+    if base in PUBLISHED or base == "hf":
+        return _published_records(name, split, limit, seed)
     if limit is None:
         raise UsageError(
             f"'{name}' is neither a record file nor a set that has been built ({file} does not exist)",
             f"reasonkit data build {name}" if name.startswith("rg:") else nearest(name, SOURCES),
         )
     return build(name, split, limit, seed, settings), f"drawn now from {name} with seed {seed}"
+
+
+def _published_records(
+    name: str, split: Split, limit: int | None, seed: int
+) -> tuple[Iterator[Record], str]:
+    """Records of all pulled parts of a published set; where it was not pulled, the first few from the Hub."""
+    if files := pulled_files(name, split):
+        records = itertools.chain.from_iterable(map(read_records, files))
+        return itertools.islice(records, limit), ", ".join(map(str, files))
+    if limit is None:
+        raise UsageError(f"'{name}' has no {split} split on this machine", pull_command(name))
+    source = SourceConfig(name=name, size=limit)
+    return iter(sample(source, split, seed, limit)), f"drawn now from {name} on the Hub with seed {seed}"
 
 
 def _counted(records: Iterator[Record], advance: Callable[[int], None]) -> Iterator[Record]:

@@ -27,14 +27,14 @@ from reasonkit.data.adapters import BadRow, Reader, columns_as, read_any
 from reasonkit.data.build import SOURCES, build
 from reasonkit.data.files import read_records, write_records
 from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, StreamFeed, open_stream
-from reasonkit.data.published import PUBLISHED, PUBLISHED_READERS
+from reasonkit.data.published import PUBLISHED, PUBLISHED_READERS, parts_named
 from reasonkit.data.pull import Request, Target, plan
 from reasonkit.data.sources import Split
 from reasonkit.datahome import MANIFEST, dataset_folder, split_file
 from reasonkit.errors import ReasonkitError, UsageError, nearest
-from reasonkit.hub.client import Hub
+from reasonkit.hub.client import Hub, Unreachable
 from reasonkit.hub.stream import RowStream
-from reasonkit.hub.tables import Malformed, open_tables, split_name
+from reasonkit.hub.tables import Malformed, Tables, open_tables, split_name
 from reasonkit.recipe import DataConfig, SourceConfig
 from reasonkit.records import Record
 from reasonkit.registry import load
@@ -260,6 +260,16 @@ def _local_files(source: SourceConfig, split: Split) -> tuple[Path, ...]:
     return _split_in(dataset_folder(name), split)
 
 
+def pulled_files(name: str, split: Split) -> tuple[Path, ...]:
+    """The record files of a published set, or of its part, that are on this machine."""
+    if name in PUBLISHED and (whole := _pulled_parts(name, split)):
+        return whole
+    folder = dataset_folder(name)
+    return _split_in(folder, split) or tuple(
+        file for each in sorted(folder.glob("*/")) for file in _split_in(each, split)
+    )
+
+
 def _split_in(folder: Path, split: Split) -> tuple[Path, ...]:
     stored = (split_file(folder, each) for each in _STORED_SPLITS[split])
     return next(((file,) for file in stored if file.is_file()), ())
@@ -322,8 +332,25 @@ def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prep
     if source.size is None and split != "train":
         raise UsageError(
             f"held-out source '{source.name}' would be streamed, which has no end: size is null",
-            f"write size: 500 beside its name, or fetch it: reasonkit data pull {base if base != 'hf' else name}",
+            f"write size: 500 beside its name, or fetch it: {pull_command(name)}",
         )
+    try:
+        return _fetched(source, split, made, seed)
+    except Unreachable as error:
+        raise Unreachable(error.message, f"fetch it where there is a network: {pull_command(name)}") from error
+
+
+def pull_command(name: str) -> str:
+    """What to type to have a published set, a part of one, or a Hub set on this machine."""
+    base, _, part = name.partition(":")
+    if base == "hf":
+        return f"reasonkit data pull {part}"
+    domains = sorted({each.domain for each in parts_named(name)}) if part else []
+    return f"reasonkit data pull {base}" + (f" --domains {','.join(domains)}" if domains else "")
+
+
+def _fetched(source: SourceConfig, split: Split, made: Path, seed: int) -> Prepared:
+    base = _split_revision(source.name)[0].partition(":")[0]
     with Hub() as hub:
         targets = _targets(source, split, hub)
         if base in PUBLISHED and all(target.path.is_file() for target in targets):
@@ -378,7 +405,12 @@ def _split_revision(name: str) -> tuple[str, str | None]:
 def _drawn(source: SourceConfig, stream: Stream, size: int, seed: int, hub: Hub) -> Iterator[Record]:
     """The first `size` records of the shuffled stream, or all where there are fewer."""
     read, dropped, given = _reader(source), Counter[str](), 0
-    with RowStream(lambda _: open_tables(stream.name, files=_exactly(stream.files), hub=hub), seed) as rows:
+    files, columns = _exactly(stream.files), _columns(source)
+
+    def reopen(_: str | None) -> Tables:
+        return open_tables(stream.name, files=files, columns=columns, hub=hub)
+
+    with RowStream(reopen, seed) as rows:
         while given < size:
             taken = rows.take(1)
             if rows.epoch:
@@ -397,9 +429,15 @@ def _open_stream(source: SourceConfig, stream: Stream, seed: int, hub: Hub, fits
         seed,
         hub=hub,
         files=_exactly(stream.files),
+        columns=_columns(source),
         read=_reader(source),
         keep=_keep(source, fits),
     )
+
+
+def _columns(source: SourceConfig) -> tuple[str, ...]:
+    """The columns to fetch: those that the map names, or all."""
+    return tuple(source.map.values()) if source.map is not None else ()
 
 
 def _close_stream(title: str, stream: StreamFeed) -> None:

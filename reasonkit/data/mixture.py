@@ -40,6 +40,10 @@ class Feed(Protocol):
         """Go to a place that `state` of an equal feed has described."""
         ...
 
+    def notes(self) -> dict[str, float]:
+        """Where the feed stands, as figures for a step's metrics. Functions of its state: a resumed run's agree."""
+        ...
+
 
 class ListFeed:
     """Records in memory, reshuffled every epoch."""
@@ -77,6 +81,9 @@ class ListFeed:
                 "restore the data that the run started with, or start a new run",
             )
         self._go_to(state["epoch"], state["cursor"])
+
+    def notes(self) -> dict[str, float]:
+        return {"data_epoch": float(self._epoch)}
 
     def _go_to(self, epoch: int, cursor: int) -> None:
         if epoch != self._epoch:
@@ -123,6 +130,11 @@ class StreamFeed:
         self._rows.restore(state["rows"])
         self.dropped = Counter(state["dropped"])
         self._last_epoch = state["last_epoch"]
+
+    def notes(self) -> dict[str, float]:
+        """The epoch, and how many rows were left out so far: malformed, refused, filtered or too long."""
+        dropped = self.dropped.total() + self._rows.malformed
+        return {"data_epoch": float(self._rows.epoch), "data_dropped": float(dropped)}
 
     def close(self) -> None:
         self._rows.close()
@@ -237,6 +249,16 @@ class MixedFeed:
         self._entered, self._rates = state["entered"], list(state["rates"])
         for name, feed in self._feeds.items():
             feed.restore(state["feeds"][name])
+
+    def notes(self) -> dict[str, float]:
+        """The curriculum's stage; rows dropped by all streams; the epoch of each source, in the order of feeds."""
+        own = {name: feed.notes() for name, feed in self._feeds.items()}
+        dropped = [notes["data_dropped"] for notes in own.values() if "data_dropped" in notes]
+        return {
+            "data_stage": float(self._stage),
+            **({"data_dropped": sum(dropped)} if dropped else {}),
+            **{f"data_epoch/{name}": notes["data_epoch"] for name, notes in own.items()},
+        }
 
     def _end_stage_by_records(self) -> None:
         stage = self._stages[self._stage]

@@ -6,12 +6,13 @@ first pulled and written to its manifest. `opt_in` parts are those that would su
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from reasonkit.data.adapters import READERS, BadRow, Reader, Row, stable_uid
-from reasonkit.records import Message, Record
+from reasonkit.data.adapters import READERS, BadRow, Reader, Row, read_verl, stable_uid
+from reasonkit.records import Message, Record, dumps
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,34 @@ class Published:
     parts: tuple[PublishedPart, ...]
     read: str = "verl"
     raw: bool = False
+
+
+COMPLETE = "complete_"
+
+
+def read_guru(row: Row) -> Record:
+    """A row of Guru without its `complete_*` tests.
+
+    Guru sampled eight tests a program and kept all the others beside them, in gigabytes that no verifier reads.
+    """
+    record = read_verl(row)
+    tests = _without_complete(record.answer)
+    return record if tests is record.answer else replace(record, answer=tests)
+
+
+def _without_complete(answer: Any) -> Any:
+    """The same object where there is nothing to leave out."""
+    if isinstance(answer, dict):
+        kept = {key: value for key, value in answer.items() if not key.startswith(COMPLETE)}
+        return answer if len(kept) == len(answer) or not kept else kept
+    if isinstance(answer, str) and f'"{COMPLETE}' in answer and answer.lstrip().startswith("{"):
+        try:
+            parsed = json.loads(answer)
+        except (ValueError, RecursionError):
+            return answer
+        kept = _without_complete(parsed)
+        return answer if kept is parsed else dumps(kept)
+    return answer
 
 
 def read_knights(row: Row) -> Record:
@@ -95,12 +124,19 @@ PUBLISHED: Mapping[str, Published] = {
             PublishedPart("table", ("train/table__*.parquet",)),
             PublishedPart("stem", ("train/stem__*.parquet",)),
         ),
+        read="guru",
     ),
     "guru-online": Published(
-        "LLM360/guru-RL-92k", "Guru's 13 evaluation sets for use during training", _evaluations("online_eval")
+        "LLM360/guru-RL-92k",
+        "Guru's 13 evaluation sets for use during training",
+        _evaluations("online_eval"),
+        read="guru",
     ),
     "guru-offline": Published(
-        "LLM360/guru-RL-92k", "Guru's evaluation sets for use after training", _evaluations("offline_eval")
+        "LLM360/guru-RL-92k",
+        "Guru's evaluation sets for use after training",
+        _evaluations("offline_eval"),
+        read="guru",
     ),
     "ii-thought": Published(
         "Intelligent-Internet/II-Thought-RL-v0",
@@ -137,8 +173,24 @@ PUBLISHED: Mapping[str, Published] = {
     ),
 }
 
+def parts_named(name: str) -> list[PublishedPart]:
+    """The parts that `NAME` or `NAME:PART` means; none where there is no such set or part.
+
+    A part that is many sets is meant by its own name and by that of each (guru-online:math__aime).
+    """
+    base, _, asked = name.partition(":")
+    if base not in PUBLISHED:
+        return []
+    return [
+        part
+        for part in PUBLISHED[base].parts
+        if asked in ("", part.domain) or (part.each and asked.startswith(f"{part.domain}__"))
+    ]
+
+
 PUBLISHED_READERS: Mapping[str, Reader] = {
     **READERS,
+    "guru": read_guru,
     "knights": read_knights,
     "olympiadbench": read_olympiadbench,
 }

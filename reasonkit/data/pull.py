@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
@@ -207,6 +208,16 @@ def _all_rows(file: HubFile, path: Path) -> Iterator[Row | Malformed]:
     if path.suffix != ".parquet":
         yield from _table_rows(str(path))
         return
+    try:
+        yield from _parquet_rows(file, path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ReasonkitError(
+            f"{file.repo}/{file.path} is no complete parquet file: {error}",
+            "it is so on the Hub: leave it out with --files, or take another --revision",
+        ) from error
+
+
+def _parquet_rows(file: HubFile, path: Path) -> Iterator[Row | Malformed]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
         metadata = table.metadata
         _check_count(file, metadata.num_rows)
@@ -358,7 +369,7 @@ def _signature(plan: Plan, target: Target) -> dict[str, Any]:
         "revision": plan.snapshot.revision,
         "sources": {file.path: file.etag for file in target.sources},
         "limit": plan.request.limit,
-        "read": plan.request.read_as,
+        "read": plan.request.read_as or (plan.published.read if plan.request.name in PUBLISHED else ""),
     }
 
 

@@ -41,6 +41,7 @@ _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _EXPIRED_STATUSES = frozenset({401, 403, 404, 410})
 
 _REDIRECTS = 5
+_NO_CONNECTION = (httpx.ConnectError, httpx.ConnectTimeout)
 
 T = TypeVar("T")
 
@@ -56,10 +57,17 @@ class Patience:
     """Of a Retry-After header."""
     silence: float = 30.0
     """Seconds without a byte after which a connection counts as dropped."""
+    connecting: float = 10.0
+    first_contact: int = 3
+    """Attempts to connect to a Hub that has not answered once: a machine without a network says so soon."""
 
 
 class ContentChanged(ReasonkitError):
     """A file is not, or no longer, what the pinned listing says."""
+
+
+class Unreachable(ReasonkitError):
+    """The Hub is needed, and there is no way to it: no network, or HF_HUB_OFFLINE."""
 
 
 class _Transient(Exception):
@@ -113,9 +121,11 @@ class Hub:
         self.patience = patience or Patience()
         self._offline = constants.HF_HUB_OFFLINE
         self._client = httpx.Client(
-            timeout=httpx.Timeout(self.patience.silence, pool=None),
+            timeout=httpx.Timeout(self.patience.silence, connect=self.patience.connecting, pool=None),
             headers={"User-Agent": f"reasonkit/{__version__}", "Accept-Encoding": "identity"},
+            event_hooks={"response": [self._answered]},
         )
+        self._reached = False
         self._direct: dict[HubFile, str] = {}
         """Where a file's bytes really are, after redirects: spares every later range the detour."""
 
@@ -246,6 +256,9 @@ class Hub:
             url = target  # the repository was renamed
         raise ReasonkitError(f"{file.repo}/{file.path}: the Hub redirects in a circle", "check HF_ENDPOINT")
 
+    def _answered(self, _: httpx.Response) -> None:
+        self._reached = True
+
     def _authorization(self) -> dict[str, str]:
         from huggingface_hub import get_token
 
@@ -265,17 +278,24 @@ class Hub:
                 return min(error.asked_wait, patience.longest_asked_wait)
             return between(state)
 
+        def alone(error: BaseException | None) -> bool:
+            return not self._reached and isinstance(error, _NO_CONNECTION)
+
+        def limit(state: tenacity.RetryCallState) -> int:
+            error = state.outcome.exception() if state.outcome else None
+            return patience.first_contact if alone(error) else patience.attempts
+
         def say(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             log.log(
                 logging.WARNING if state.attempt_number > 1 else logging.DEBUG,
                 "%s: %s; attempt %d of %d in %.1f s",
-                *(what, error, state.attempt_number + 1, patience.attempts, state.upcoming_sleep),
+                *(what, error, state.attempt_number + 1, limit(state), state.upcoming_sleep),
             )
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_Transient, httpx.TransportError)),
-            stop=tenacity.stop_after_attempt(patience.attempts),
+            stop=lambda state: state.attempt_number >= limit(state),
             wait=wait,
             before_sleep=say,
             reraise=True,
@@ -283,6 +303,11 @@ class Hub:
         try:
             return retrying(call)
         except (_Transient, httpx.TransportError) as error:
+            if alone(error):
+                raise Unreachable(
+                    f"{what} is needed, and there is no connection to {self.endpoint}: {error}",
+                    "check the network and HF_ENDPOINT; data that was pulled before needs neither",
+                ) from error
             raise ReasonkitError(
                 f"{what}: gave up after {patience.attempts} attempts without progress; the last said: "
                 f"{error}",
@@ -379,7 +404,7 @@ def _cached_snapshot(repo: str, revision: str) -> Snapshot:
     ref = folder / "refs" / revision
     root = folder / "snapshots" / (ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision)
     if not root.is_dir():
-        raise ReasonkitError(
+        raise Unreachable(
             f"HF_HUB_OFFLINE is set, and neither the data folder nor Hugging Face's cache holds {repo}@{revision}",
             f"with a network: HF_HUB_OFFLINE=0 reasonkit data pull {repo}",
         )
@@ -409,7 +434,13 @@ def _hub_file(repo: str, revision: str, entry: dict[str, Any]) -> HubFile:
     large = entry.get("lfs")
     sha256 = large["sha256"] if large else None
     size = large["size"] if large else entry["size"]
-    return HubFile(repo, revision, entry["rfilename"], size, sha256 or entry["blobId"], sha256)
+    path: str = entry["rfilename"]
+    if path.startswith("/") or "\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ReasonkitError(
+            f"{repo}@{revision[:10]} lists a file called '{path}', which would be written outside its folder",
+            "trust neither this dataset nor, if it is set, this HF_ENDPOINT",
+        )
+    return HubFile(repo, revision, path, size, sha256 or entry["blobId"], sha256)
 
 
 def _raise_for_status(response: httpx.Response, what: str) -> None:

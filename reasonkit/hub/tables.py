@@ -284,7 +284,11 @@ class JsonlTable:
     def _parse(self, offset: int, line: bytes) -> Row | Malformed:
         try:
             row = json.loads(line)
-        except ValueError as error:  # UnicodeDecodeError is one too
+            if b"\\ud" in line.lower():  # an escaped half of a surrogate pair is JSON, and yet no text
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            return Malformed(f"{self.name} at byte {offset}", f"text that is not UTF-8: {error}")
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             return Malformed(f"{self.name} at byte {offset}", f"not JSON: {error}")
         if not isinstance(row, dict):
             return Malformed(f"{self.name} at byte {offset}", f"a JSON {type(row).__name__}, not an object")
