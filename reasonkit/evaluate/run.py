@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,6 +53,10 @@ class Options:
     http: HttpSettings | None = None
 
 
+Opener = Callable[..., contextlib.AbstractAsyncContextManager[OpenModel]]
+"""open_model, or whatever else makes a found model answer: one that is placed on another machine."""
+
+
 class Watcher(Protocol):
     """Whoever watches: a live table, plain lines, or nobody. Told, never asked."""
 
@@ -80,6 +84,7 @@ async def evaluate(
     folder: EvaluationDir,
     options: Options,
     watcher: Watcher,
+    opener: Opener = open_model,
 ) -> Evaluated:
     """Sample and judge what `folder` lacks, and write the results. It must be claimed already."""
     ledger = Ledger(options.max_cost)
@@ -91,7 +96,9 @@ async def evaluate(
             folder.keep_records(plan.name, plan.records)
         try:
             for found in models:
-                done, why = await _evaluate_model(found, plans, folder, grader, options, ledger, watcher)
+                done, why = await _evaluate_model(
+                    found, plans, folder, grader, options, ledger, watcher, opener
+                )
                 results += done
                 stopped += [f"{found.label}: {why}"] if why else []
         finally:
@@ -107,6 +114,7 @@ async def _evaluate_model(
     options: Options,
     ledger: Ledger,
     watcher: Watcher,
+    opener: Opener,
 ) -> tuple[list[TaskResult], str]:
     """One loading of a model for all tasks. Returns what it scored, and why it was given up, if it was."""
     results: list[TaskResult] = []
@@ -125,7 +133,7 @@ async def _evaluate_model(
         try:
             if any(True for pair in pairs for _ in pair.missing()):
                 watcher.phase(found.label, "loading")
-                async with open_model(
+                async with opener(
                     found, in_flight=work.concurrency, ledger=ledger, prices=options.prices, http=options.http
                 ) as opened:
                     watcher.phase(found.label, "sampling")
