@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from reasonkit.datahome import data_home
 from reasonkit.errors import ReasonkitError
 from reasonkit.judge.board import CACHED, CUSTOM, SHARED, Board, verdicts
 from reasonkit.judge.settings import Settings
@@ -99,13 +98,12 @@ def judge_client(settings: Settings) -> Judge:
     """The judge that the settings name, with the prompt that it was made for. Not opened yet."""
     model = settings.judge
     assert model is not None
-    folder = Path(os.environ.get("REASONKIT_DATA", Path.home() / ".cache" / "reasonkit" / "data"))
     return Judge(
         endpoint(model.url),
         model.model,
         model.api_key,
         prompt=GENERAL_VERIFIER if "general-verifier" in model.model.lower() else TRUE_FALSE,
-        cache=folder / "judge.sqlite",
+        cache=data_home() / "judge.sqlite",
         max_tokens=model.max_tokens,
         temperature=model.temperature,
     )

@@ -69,8 +69,7 @@ class Question(_Given):
 class Batch(_Given):
     items: list[Any] = Field(
         max_length=MOST_ITEMS,
-        description="Each as the body of /v1/verify. They are checked one by one: an item that cannot be used is an "
-        "`error` of its own.",
+        description="Each as the body of /v1/verify, checked one by one; what cannot be used is an `error`.",
         examples=[[{"record": {"source": "openai/gsm8k", "answer": "72"}, "response": "so #### 72"}]],
     )
 

@@ -87,7 +87,7 @@ class Judge:
     prompt: Template = GENERAL_VERIFIER
     cache: Path | None = None
     canary: bool = True
-    max_tokens: int = 2048
+    max_tokens: int = REPLY_TOKENS
     temperature: float = 0.0
     false_positives: float | None = None
     """The share of `CANARIES` that the model called right, once known."""
@@ -144,7 +144,7 @@ class Judge:
         raise ReasonkitError(f"the judge {self.model} gave no readable decision, twice")
 
     async def _reply(self, prompt: str, seed: int) -> str:
-        sampling = Sampling(max_tokens=REPLY_TOKENS, temperature=0.0, seed=seed)
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature, seed=seed)
         try:
             return (await self._chat.reply([{"role": "user", "content": prompt}], sampling)).text
         except RequestFailed as error:
