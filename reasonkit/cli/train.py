@@ -109,7 +109,8 @@ def _dry_run(name: str, overrides: list[str], json_: bool) -> None:
         emit_json(found.as_json())
     else:
         print_table(["recipe", found.recipe], _dry_run_rows(found))
-        say("memory leaves out activations, which grow with train.token_budget")
+        for each in found.unchecked:
+            say(f"not checked: {each}")
     if found.problems:
         raise ReasonkitError(
             "\n".join(found.problems), "reasonkit data head FILE shows a record with its verdict"
@@ -122,12 +123,34 @@ def _dry_run_rows(found: DryRun) -> list[tuple[str, str]]:
         ("optimizer updates a step", str(found.updates_a_step)),
         ("sampled tokens a step", f"at most {found.most_tokens_a_step:,}"),
         ("parameters", f"{found.parameters:,}"),
-        *((f"memory: {name}", f"{size:.3f} GiB") for name, size in found.memory_gib.items() if size),
+        *_memory_rows(found),
         *((f"verifier on {check.source}", _check_words(check)) for check in found.checks),
+        *_prompt_rows(found),
+    ]
+
+
+def _prompt_rows(found: DryRun) -> list[tuple[str, str]]:
+    if not found.prompt_ids:
+        return []
+    return [
         ("longest prompt seen", f"{found.longest_prompt} tokens"),
         ("a prompt", repr(found.prompt)),
         ("its tokens", " ".join(map(str, found.prompt_ids))),
     ]
+
+
+def _memory_rows(found: DryRun) -> list[tuple[str, str]]:
+    """The learner's share of a device, the engine's, and how many devices it takes."""
+    total = sum(found.learner_gib.values())
+    rows = [(f"learner: {name}", f"{size:.3f} GiB") for name, size in found.learner_gib.items()]
+    rows.append((f"learner, each of {found.learners}", f"{total:.3f} GiB"))
+    rows += [(name, f"{size:.3f} GiB") for name, size in found.engine_gib.items()]
+    fewest = found.fewest_learners
+    if fewest is None:
+        rows.append(("80 GiB cards for the learner", "more than 1024: set train.save_memory"))
+    elif fewest > 1:
+        rows.append(("80 GiB cards for the learner", f"{fewest}, --set cluster.learners={fewest}"))
+    return rows
 
 
 def _check_words(check: SourceCheck) -> str:

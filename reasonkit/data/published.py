@@ -111,6 +111,13 @@ def _evaluations(folder: str) -> tuple[PublishedPart, ...]:
     return (*listed, PublishedPart("livecodebench", (f"{folder}/{_LCB}",), "test", opt_in=True, each=True))
 
 
+_REASON_IO = "from Logic-RL-main/data/reason_io of github.com/Ovanerven/DL2_CodeI-O"
+BY_HAND: Mapping[str, str] = {
+    "reason_io": f"reason_io_dataset_train.parquet, {_REASON_IO}",
+    "reason_io_ablation": f"deductive_abductive_only_ablation.parquet, {_REASON_IO}",
+}
+"""Published, but on no hub: the file to fetch, and where it is."""
+
 PUBLISHED: Mapping[str, Published] = {
     "guru": Published(
         "LLM360/guru-RL-92k",

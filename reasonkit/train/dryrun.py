@@ -1,40 +1,46 @@
 """What a recipe would do, without loading a model: sizes, the verifiers on real records, one prompt as tokens.
 
 Finds before a run what otherwise shows after an hour: a prompt that does not fit, a verifier that rejects the gold
-answer or accepts an empty one. Memory is counted from shapes and leaves out activations, which depend on
-train.token_budget; weights are never read.
+answer or accepts an empty one. Weights are never read. What cannot be looked at from here (a model or a data set
+that is on the Hub only) is said, and the rest is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from reasonkit.data.gold import gold_reply
 from reasonkit.data.load import sample
 from reasonkit.dialogue import Dialogue
-from reasonkit.engines.transformers import SLOTS
-from reasonkit.recipe import DataConfig, Recipe
+from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.recipe import DataConfig, Part, Recipe
 from reasonkit.records import Record, Status
 from reasonkit.rewards import RewardSum
+from reasonkit.train.collapse import Watch
+from reasonkit.train.judging import Judge, open_judge
+from reasonkit.train.memory import Shapes, engine_memory, fewest_learners, learner_memory
 from reasonkit.train.model import (
     check_context,
+    is_fetched,
     load_config,
     load_tokenizer,
     make_architecture,
     make_tokenizer,
 )
-from reasonkit.verifiers import Grader
+from reasonkit.train.shapes import known_shape
 
 SAMPLE = 8
 """Records a source that are built and judged."""
-FLOAT32 = 4
+CARD_GIB = 72.0
+"""Of an 80 GiB card, what is left when a tenth stays free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +80,17 @@ class DryRun:
     most_tokens_a_step: int
     """Were every reply as long as rollout.max_tokens."""
     parameters: int
-    memory_gib: dict[str, float]
+    learners: int
+    """Devices that the learner's memory is counted for."""
+    learner_gib: dict[str, float]
+    engine_gib: dict[str, float]
+    fewest_learners: int | None
+    """Devices of CARD_GIB that the learner needs."""
     checks: list[SourceCheck]
     prompt: str
     prompt_ids: list[int]
     longest_prompt: int
+    unchecked: list[str]
 
     @property
     def problems(self) -> list[str]:
@@ -91,14 +103,15 @@ class DryRun:
 def dry_run(recipe: Recipe) -> DryRun:
     """Resolve everything that a run resolves, but its weights."""
     RewardSum(recipe.reward)
-    tokenizer, config = _shapes(recipe)
-    dialogue = Dialogue(tokenizer)
-    by_source = _sample_records(recipe.data, recipe.seed)
-    prompts = [
-        dialogue.record_ids(record, record.prompt) for records in by_source.values() for record in records
-    ]
+    Watch(recipe.train.stop_on)
+    unchecked: list[str] = []
+    tokenizer, config = _shapes(recipe, unchecked)
+    by_source = _sample_records(recipe.data, recipe.seed, unchecked)
+    prompts = _prompts(tokenizer, by_source)
     samples = recipe.train.prompts * recipe.rollout.n
-    parameters = _count_parameters(config)
+    shapes = Shapes.of(config)
+    learners = recipe.cluster.learners or max(torch.cuda.device_count(), 1)
+    dialogue = Dialogue(tokenizer) if tokenizer is not None else None
     return DryRun(
         recipe=recipe.name,
         samples_a_step=samples,
@@ -106,36 +119,71 @@ def dry_run(recipe: Recipe) -> DryRun:
         steps=recipe.train.steps,
         samples=samples * recipe.train.steps,
         most_tokens_a_step=samples * recipe.rollout.max_tokens,
-        parameters=parameters,
-        memory_gib=_memory(recipe, config, parameters),
-        checks=asyncio.run(_check_all(by_source)),
-        prompt=dialogue.text_with_specials(prompts[0]) if prompts else "",
+        parameters=shapes.parameters,
+        learners=learners,
+        learner_gib=learner_memory(recipe, shapes, learners),
+        engine_gib=engine_memory(recipe, shapes),
+        fewest_learners=fewest_learners(recipe, shapes, CARD_GIB),
+        checks=asyncio.run(_check_all(by_source, recipe.verifier, unchecked)),
+        prompt=dialogue.text_with_specials(prompts[0]) if dialogue is not None and prompts else "",
         prompt_ids=prompts[0] if prompts else [],
         longest_prompt=max(map(len, prompts), default=0),
+        unchecked=unchecked,
     )
 
 
-def _shapes(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+def _shapes(recipe: Recipe, unchecked: list[str]) -> tuple[PreTrainedTokenizerBase | None, PreTrainedConfig]:
     if recipe.model.init is not None:
-        tokenizer = make_tokenizer(str(recipe.model.init["alphabet"]))
-        return tokenizer, make_architecture(recipe.model, tokenizer)
-    path = Path(str(recipe.model.path)).expanduser()
-    config = load_config(path)
-    check_context(config, recipe.model.context, path)
-    return load_tokenizer(path), config
+        made = make_tokenizer(str(recipe.model.init["alphabet"]))
+        return made, make_architecture(recipe.model, made)
+    name = str(recipe.model.path)
+    path, known = Path(name).expanduser(), known_shape(name)
+    if known is None or path.exists() or is_fetched(name):
+        config = load_config(path)
+        check_context(config, recipe.model.context, path)
+        return load_tokenizer(path), config
+    unchecked.append(f"the tokenizer and chat template of {name}, which is not on this machine")
+    check_context(known, recipe.model.context, name)
+    return None, known
 
 
-def _sample_records(data: DataConfig, seed: int) -> dict[str, list[Record]]:
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase | None, by_source: dict[str, list[Record]]
+) -> list[list[int]]:
+    if tokenizer is None:
+        return []
+    dialogue = Dialogue(tokenizer)
+    return [
+        dialogue.record_ids(record, record.prompt) for records in by_source.values() for record in records
+    ]
+
+
+def _sample_records(data: DataConfig, seed: int, unchecked: list[str]) -> dict[str, list[Record]]:
     """A few records of every source, by what the recipe calls it."""
-    return {source.title: sample(source, "train", seed, SAMPLE) for source in data.train}
+    found: dict[str, list[Record]] = {}
+    missing: defaultdict[str, list[str]] = defaultdict(list)
+    for source in data.train:
+        try:
+            found[source.title] = sample(source, "train", seed, SAMPLE)
+        except UsageError:
+            raise
+        except ReasonkitError as error:  # a source that is not here and cannot be fetched now
+            missing[error.message].append(source.title)
+    unchecked += [f"the records of {', '.join(titles)}: {why}" for why, titles in missing.items()]
+    return found
 
 
-async def _check_all(by_source: dict[str, list[Record]]) -> list[SourceCheck]:
-    async with Grader() as grader:
-        return [await _check(name, records, grader) for name, records in by_source.items()]
+async def _check_all(
+    by_source: dict[str, list[Record]], verifier: Part, unchecked: list[str]
+) -> list[SourceCheck]:
+    if verifier.name == "remote":
+        unchecked.append(f"the verdicts of {verifier.options.get('url', 'the reward server')}")
+        return []
+    async with open_judge(verifier) as judge:
+        return [await _check(name, records, judge) for name, records in by_source.items()]
 
 
-async def _check(name: str, records: Sequence[Record], grader: Grader) -> SourceCheck:
+async def _check(name: str, records: Sequence[Record], grader: Judge) -> SourceCheck:
     golds = [gold_reply(record) for record in records]
     others = [*golds[1:], *golds[:1]]
 
@@ -155,34 +203,3 @@ async def _check(name: str, records: Sequence[Record], grader: Grader) -> Source
         empty_right=await count_right([""] * len(records)),
         other_right=await count_right(others) if len(records) > 1 else 0,
     )
-
-
-def _count_parameters(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _memory(recipe: Recipe, config: PreTrainedConfig, parameters: int) -> dict[str, float]:
-    """GiB by purpose, in the one process that learns and samples."""
-    width = torch.finfo(getattr(torch, recipe.model.dtype)).bits // 8
-    text = config.get_text_config()
-    heads = text.num_key_value_heads or text.num_attention_heads
-    head_dim = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads
-    cached = (
-        2
-        * text.num_hidden_layers
-        * heads
-        * head_dim
-        * recipe.model.context
-        * recipe.rollout.engine.options.get("slots", SLOTS)
-    )
-    sizes = {
-        "learner weights": parameters * FLOAT32,
-        "gradients": parameters * FLOAT32,
-        "optimizer": parameters * FLOAT32 * 2,
-        "reference weights": parameters * FLOAT32 if recipe.loss.kl else 0,
-        "engine weights": parameters * width,
-        "engine cache": cached * width,
-    }
-    return {name: round(size / 2**30, 4) for name, size in sizes.items()}

@@ -10,8 +10,10 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 import transformers
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -29,6 +31,8 @@ from reasonkit.recipe import ModelConfig
 
 transformers.utils.logging.disable_progress_bar()  # a bar for every file it reads or writes is none of ours
 
+HUB_SECONDS = 5.0
+"""After which a Hub that does not answer counts as out of reach."""
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -96,6 +100,19 @@ def load_config(path: Path | str) -> PreTrainedConfig:
         raise _not_a_model(path, error) from error
     assert isinstance(config, PreTrainedConfig)
     return config
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the Hub's model is to be had: in the cache, or from a server that answers at once."""
+    if try_to_load_from_cache(name, "config.json") is not None:
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(f"{constants.ENDPOINT}/{name}/resolve/main/config.json", timeout=HUB_SECONDS)
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def check_context(config: PreTrainedConfig, context: int, path: Path | str) -> None:

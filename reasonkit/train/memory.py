@@ -1,0 +1,143 @@
+"""What a run needs of a device's memory, from shapes alone: for the dry run, before anything is loaded.
+
+Activations are counted as what autograd saves, which a test holds against a real forward pass in float32 on a CPU.
+What a GPU adds on top (the allocator's fragments, workspaces, all-gathered parameters of a second block, CUDA itself)
+is not counted: leave a tenth of the memory free. Not measured on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from reasonkit.advantages import WITH_CRITIC
+from reasonkit.recipe import Recipe
+from reasonkit.train.lm_head import slice_rows
+
+FLOAT32 = 4
+GIB = 2**30
+TOKEN_BUDGET = 16384
+"""train.token_budget of a GPU, where the recipe leaves it open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What counts of an architecture."""
+
+    parameters: int
+    embeddings: int
+    """Of these, in the embedding and the head."""
+    layers: int
+    hidden: int
+    intermediate: int
+    key_values: int
+    """Width of a token's keys, which is that of its values."""
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Shapes:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        head_dim = text.to_dict().get("head_dim") or text.hidden_size // heads
+        embeddings = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        return cls(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            embeddings=sum(each.numel() for each in embeddings),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            key_values=(text.num_key_value_heads or heads) * head_dim,
+            vocabulary=text.vocab_size,
+        )
+
+    @property
+    def block(self) -> int:
+        """Parameters of one transformer block."""
+        return (self.parameters - self.embeddings) // self.layers
+
+
+def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, float]:
+    """GiB by purpose on each of `learners` devices that share the model."""
+    train, width = recipe.train, _width(recipe)
+    whole = shapes.parameters * FLOAT32 / learners
+    trained = _trained(recipe, shapes) * FLOAT32 / learners
+    critic = recipe.algorithm.name in WITH_CRITIC
+    gathered = (shapes.block + shapes.embeddings // 2) * width if learners > 1 else 0
+    sizes = {
+        "weights": 0.0 if "offload_parameters" in train.save_memory else whole,
+        "gathered weights": float(gathered),
+        "gradients": trained,
+        "optimizer": 0.0 if "offload_optimizer" in train.save_memory else 2 * trained,
+        "reference": whole if recipe.loss.kl and recipe.model.lora is None else 0.0,
+        "critic": 4 * whole if critic else 0.0,
+        "activations": activation_bytes(recipe, shapes),
+        "logits": float(3 * slice_rows(shapes.vocabulary) * shapes.vocabulary * FLOAT32),
+    }
+    return {name: round(size / GIB, 4) for name, size in sizes.items() if size}
+
+
+def activation_bytes(recipe: Recipe, shapes: Shapes, tokens: int | None = None) -> float:
+    """What autograd saves of a packed micro-batch of so many tokens, the budget's by default."""
+    tokens = tokens or recipe.train.token_budget or TOKEN_BUDGET
+    width = _width(recipe)
+    block = 9 * shapes.hidden + 2 * shapes.key_values + 4 * shapes.intermediate
+    if "checkpoint_activations" in recipe.train.save_memory:
+        saved = (
+            shapes.layers * shapes.hidden + block
+        )  # each block's input, and one block while it is run again
+    else:
+        saved = shapes.layers * block
+    return float(tokens * (saved + 3 * shapes.hidden) * width)
+
+
+def engine_memory(recipe: Recipe, shapes: Shapes) -> dict[str, float]:
+    """GiB by purpose on each device of an engine; vLLM takes what is left for its cache."""
+    width = _width(recipe)
+    part = recipe.rollout.engine
+    split = int(part.options.get("tensor_parallel", 1)) if part.name == "vllm" else 1
+    sizes = {"engine weights": shapes.parameters * width / split}
+    if part.name == "transformers":
+        from reasonkit.engines.transformers import SLOTS
+
+        cached = 2 * shapes.layers * shapes.key_values * recipe.model.context
+        sizes["engine cache"] = float(cached * part.options.get("slots", SLOTS) * width)
+    return {name: round(size / GIB, 4) for name, size in sizes.items()}
+
+
+def fewest_learners(recipe: Recipe, shapes: Shapes, gib: float, most: int = 1024) -> int | None:
+    """The smallest power of two of devices with so much memory that hold the learner."""
+    learners = 1
+    while learners <= most:
+        if sum(learner_memory(recipe, shapes, learners).values()) <= gib:
+            return learners
+        learners *= 2
+    return None
+
+
+def _width(recipe: Recipe) -> int:
+    return int(torch.finfo(getattr(torch, recipe.model.dtype)).bits) // 8
+
+
+def _trained(recipe: Recipe, shapes: Shapes) -> float:
+    """Parameters with gradients. An adapter has rank × (in + out) of its matrix; all matrices have one by default."""
+    lora = recipe.model.lora
+    if lora is None:
+        return float(shapes.parameters)
+    rank = int(lora.get("r", 8))
+    hidden, wide, kv = shapes.hidden, shapes.intermediate, shapes.key_values
+    sides = {
+        "q_proj": 2 * hidden,
+        "k_proj": hidden + kv,
+        "v_proj": hidden + kv,
+        "o_proj": 2 * hidden,
+        "gate_proj": hidden + wide,
+        "up_proj": hidden + wide,
+        "down_proj": hidden + wide,
+    }
+    targets = lora.get("target_modules", "all-linear")
+    wanted = sides if targets == "all-linear" else {name: sides.get(name, 0) for name in targets}
+    return float(rank * shapes.layers * sum(wanted.values()))

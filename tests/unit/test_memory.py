@@ -1,0 +1,128 @@
+"""The dry run's memory, held against what autograd really saves; and every shipped recipe's dry run, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from reasonkit.config import preset_names, resolve_recipe
+from reasonkit.recipe import Recipe
+from reasonkit.train.dryrun import dry_run
+from reasonkit.train.memory import Shapes, activation_bytes, fewest_learners, learner_memory
+from reasonkit.train.packing import Sample, pack
+from reasonkit.train.policy import Policy
+from reasonkit.train.shapes import SHAPES, known_shape
+from tests.tiny_models import tiny_config
+
+FIELDS = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4}
+
+
+def recipe(**keys: object) -> Recipe:
+    return Recipe.model_validate({"name": "r", "model": {"path": "m"}, **keys})
+
+
+def saved_by_autograd(
+    tokens: int, *, hidden: int, intermediate: int, layers: int, kv_heads: int
+) -> tuple[int, Shapes]:
+    """Bytes that a real forward pass keeps for backward, parameters left out."""
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        vocab_size=97,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    policy = Policy(model, 1.0, torch.float32, torch.device("cpu"))
+    scored = torch.arange(tokens // 4, tokens)
+    nothing = torch.zeros(len(scored))
+    sample = Sample(torch.randint(1, 97, (tokens,)), scored, nothing, nothing, nothing, len(scored))
+    parameters = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy(pack([sample], [[0]]))
+    saved = sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in parameters)
+    return saved, Shapes.of(config)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden": 64, "intermediate": 192, "layers": 2, "kv_heads": 4},
+        {"hidden": 64, "intermediate": 384, "layers": 4, "kv_heads": 2},
+        {"hidden": 128, "intermediate": 192, "layers": 3, "kv_heads": 1},
+    ],
+)
+def test_activations_are_what_autograd_saves(sizes: dict[str, int]) -> None:
+    saved, shapes = saved_by_autograd(512, **sizes)
+    assert activation_bytes(recipe(), shapes, 512) == pytest.approx(saved, rel=0.05)
+
+
+def test_what_saves_memory_is_counted_where_it_saves() -> None:
+    shapes = Shapes.of(tiny_config("llama", 97))
+    plain = learner_memory(recipe(loss={"kl": 0.1}), shapes, 1)
+    checkpointed, offloaded = (
+        learner_memory(recipe(train={"save_memory": [way]}), shapes, 1)
+        for way in ("checkpoint_activations", "offload_optimizer")
+    )
+    assert checkpointed["activations"] < plain["activations"]
+    assert "optimizer" not in offloaded
+    assert plain["reference"] == plain["weights"]
+    adapters = learner_memory(recipe(model={"path": "m", "lora": {"r": 2}}), shapes, 1)
+    assert "reference" not in adapters
+    assert adapters.get("gradients", 0.0) < plain["gradients"] / 2
+
+
+def test_more_learners_hold_less_each_until_a_card_is_enough() -> None:
+    shapes = Shapes.of(known_shape("Qwen/Qwen2.5-7B") or pytest.fail("unknown"))
+    needs = [sum(learner_memory(recipe(), shapes, learners).values()) for learners in (1, 2, 8)]
+    assert needs == sorted(needs, reverse=True)
+    fewest = fewest_learners(recipe(), shapes, 72.0)
+    assert fewest is not None
+    assert sum(learner_memory(recipe(), shapes, fewest).values()) <= 72.0
+    assert fewest_learners(recipe(train={"token_budget": 10**8}), shapes, 72.0) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 0.494),
+        ("Qwen/Qwen2.5-1.5B", 1.544),
+        ("Qwen/Qwen2.5-7B", 7.616),
+        ("Qwen/Qwen2.5-32B", 32.764),
+    ],
+)
+def test_known_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
+    shape = known_shape(name)
+    assert shape is not None
+    assert Shapes.of(shape).parameters / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_shipped_recipe_passes_its_dry_run_offline_and_says_what_it_could_not_check(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("REASONKIT_DATA", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = resolve_recipe(preset).recipe
+    found = dry_run(asked)
+    assert found.problems == []
+    on_hub = asked.model.path in SHAPES
+    assert any("tokenizer and chat template" in each for each in found.unchecked) == on_hub
+    assert found.parameters > 1e5
+    checked = {check.source for check in found.checks}
+    unchecked = " ".join(found.unchecked)
+    remote = asked.verifier.name == "remote"
+    assert all(remote or source.title in checked or source.title in unchecked for source in asked.data.train)
