@@ -10,6 +10,7 @@ the keys mean.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,15 @@ from pydantic import BaseModel, ValidationError
 
 from reasonkit.errors import ConfigError, nearest
 from reasonkit.recipe import Part, Recipe
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-6 for text, because it has no dot; nobody who writes it means text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 RECIPES = Path(__file__).parent / "recipes"
 ENVIRONMENT_PREFIX = "REASONKIT__"
@@ -176,7 +186,7 @@ def _single(path: KeyPath, text: str, origin: str) -> Tree:
     value: Any = text
     if _annotation_at(path) is not str:
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader)
         except yaml.YAMLError:
             value = text
     nested: dict[str, Any] = {path[-1]: value}
@@ -198,7 +208,7 @@ def _annotation_at(path: KeyPath) -> Any:
 
 def _parse(path: Path) -> Tree:
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {error}", "mend the file at that place") from None
     if root is None:
@@ -213,7 +223,7 @@ def _parse(path: Path) -> Tree:
 def _construct(
     node: yaml.MappingNode, above: KeyPath, file: Path, origins: dict[KeyPath, str]
 ) -> dict[str, Any]:
-    constructor = yaml.SafeLoader("")
+    constructor = Loader("")
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(constructor.construct_object(key_node, deep=True))

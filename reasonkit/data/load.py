@@ -27,7 +27,7 @@ from reasonkit.data.adapters import BadRow, Reader, columns_as, read_any
 from reasonkit.data.build import SOURCES, build
 from reasonkit.data.files import read_records, write_records
 from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, StreamFeed, open_stream
-from reasonkit.data.published import PUBLISHED, PUBLISHED_READERS, parts_named
+from reasonkit.data.published import BY_HAND, PUBLISHED, PUBLISHED_READERS, parts_named
 from reasonkit.data.pull import Request, Target, plan
 from reasonkit.data.sources import Split
 from reasonkit.datahome import MANIFEST, dataset_folder, split_file
@@ -183,10 +183,7 @@ def _mixed(data: DataConfig, feeds: Mapping[str, Feed], seed: int) -> Feed:
         return ListFeed([], seed)  # which says what is missing
     if len(feeds) == 1:
         return next(iter(feeds.values()))
-    stages = [
-        Stage(stage.weights, records=stage.records, pass_rate=stage.pass_rate)
-        for stage in data.stages
-    ]
+    stages = [Stage(stage.weights, records=stage.records, pass_rate=stage.pass_rate) for stage in data.stages]
     return MixedFeed(feeds, stages or [Stage({source.title: source.weight for source in data.train})], seed)
 
 
@@ -317,6 +314,11 @@ def _pulled_from_hub(source: SourceConfig, name: str, revision: str | None, spli
 def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prepared:
     name, _ = _split_revision(source.name)
     base = name.partition(":")[0]
+    if name in BY_HAND:
+        raise ReasonkitError(
+            f"{name} is not on this machine, and on no hub",
+            f"put it at {dataset_folder(name) / split}.parquet: {BY_HAND[name]}",
+        )
     if not name.startswith("hf:") and base not in PUBLISHED:
         raise UsageError(
             f"unknown data source '{source.name}'",
@@ -337,7 +339,9 @@ def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prep
     try:
         return _fetched(source, split, made, seed)
     except Unreachable as error:
-        raise Unreachable(error.message, f"fetch it where there is a network: {pull_command(name)}") from error
+        raise Unreachable(
+            error.message, f"fetch it where there is a network: {pull_command(name)}"
+        ) from error
 
 
 def pull_command(name: str) -> str:

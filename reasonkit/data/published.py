@@ -180,6 +180,7 @@ PUBLISHED: Mapping[str, Published] = {
     ),
 }
 
+
 def parts_named(name: str) -> list[PublishedPart]:
     """The parts that `NAME` or `NAME:PART` means; none where there is no such set or part.
 

@@ -78,6 +78,8 @@ def test_precedence_is_file_then_environment_then_set(folder: Path, monkeypatch:
     ("override", "section", "key", "value"),
     [
         ("train.lr=1e-6", "train", "lr", 1e-6),
+        ("loss.policy.gspo.low=3e-4", "loss", "policy", Part("gspo", {"low": 3e-4})),
+        ("loss.policy.gspo.low=3E4", "loss", "policy", Part("gspo", {"low": 3e4})),
         ("train.mini_batch=null", "train", "mini_batch", None),
         ("log.project=123", "log", "project", "123"),
         ("log.project=yes", "log", "project", "yes"),
