@@ -1,4 +1,4 @@
-"""A process that reads a stream and journals what it got: for tests to kill."""
+"""Processes that read a stream and journal what they got, or pull a data set: for tests to kill."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import json
 import time
 from pathlib import Path
 
+from reasonkit.data.pull import Request, plan, pull
+from reasonkit.hub import client
 from reasonkit.hub.client import Hub, Patience
 from reasonkit.hub.stream import RowStream
 from reasonkit.hub.tables import Tables, open_tables
+
+
+def pull_all(endpoint: str, repo: str) -> None:
+    client.RANGE_BYTES = 8 << 10  # many points to die at
+    with Hub(endpoint, Patience(first_wait=0.005, longest_wait=0.02, silence=2.0)) as hub:
+        pull(plan(Request(repo), hub), hub)
 
 
 def read_into_journal(endpoint: str, repo: str, journal: Path, total: int) -> None:

@@ -249,11 +249,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         step = max(1, len(body) // 8) if fault is not None and fault.kind == "slow" else max(1, len(body))
         for start in range(0, len(body), step):
-            self.wfile.write(body[start : start + step])
+            piece = body[start : start + step]
+            self.wfile.write(piece)
+            with self.server_state.lock:
+                self.server_state.served += len(piece)
             if fault is not None and fault.kind == "slow":
                 time.sleep(fault.pause)
-        with self.server_state.lock:
-            self.server_state.served += len(body)
 
 
 def _blob_id(data: bytes) -> str:
