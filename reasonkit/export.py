@@ -23,17 +23,28 @@ from reasonkit.rundir import RunDir, atomic_folder
 
 FOR_RESUMING = ("training", "state.json")
 """What a checkpoint holds beside the model."""
+ADAPTER_CONFIG = "adapter_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+TRAINED_ON_REPLIES = {
+    "sft": "trained to imitate given replies",
+    "dpo": "trained on pairs of better and worse replies",
+}
+"""What those algorithms do that do not sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     path: Path
     step: int
+    adapters: bool
+    """Whether it holds adapters alone, which need the model that they were trained beside."""
 
 
-def export_checkpoint(run: RunDir, step: int | None, out: Path) -> Exported:
-    """Write the model of `step` (None: of the last checkpoint) to the new folder `out`."""
+def export_checkpoint(run: RunDir, step: int | None, out: Path, *, merge: bool = False) -> Exported:
+    """Write the model of `step` (None: of the last checkpoint) to the new folder `out`. A checkpoint of adapters is
+    written as adapters, or with `merge` as the whole model that they make of their base."""
     steps = run.checkpoints()
     if not steps:
         raise ReasonkitError(f"{run.path} has no checkpoint yet", f"reasonkit train --resume {run.path}")
@@ -46,38 +57,75 @@ def export_checkpoint(run: RunDir, step: int | None, out: Path) -> Exported:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty", "choose a folder that is not there yet")
     chosen = steps[-1] if step is None else step
+    adapters = (run.checkpoint(chosen) / ADAPTER_CONFIG).exists()
+    left_behind = (*FOR_RESUMING, ADAPTER_CONFIG, "adapter_model.safetensors") if merge else FOR_RESUMING
+    if merge and not adapters:
+        raise UsageError(
+            f"{run.path}@{chosen} holds a whole model, so there is nothing to merge",
+            f"reasonkit export {run.path}@{chosen} {out}",
+        )
     with atomic_folder(out) as temporary:
         shutil.copytree(
             run.checkpoint(chosen),
             temporary,
-            ignore=shutil.ignore_patterns(*FOR_RESUMING),
+            ignore=shutil.ignore_patterns(*left_behind),
             dirs_exist_ok=True,
         )
+        if merge:
+            _merge(run.checkpoint(chosen), temporary)
         (temporary / "README.md").write_text(model_card(run, chosen, out.name), encoding="utf-8")
-    return Exported(out, chosen)
+    return Exported(out, chosen, adapters and not merge)
 
 
-def model_card(run: RunDir, step: int, name: str) -> str:
+def _merge(checkpoint: Path, out: Path) -> None:
+    """Write the model that the checkpoint's adapters make of the one they were trained beside."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(_base_of(checkpoint), dtype="auto")
+    PeftModel.from_pretrained(base, str(checkpoint)).merge_and_unload().save_pretrained(out)
+
+
+def _base_of(checkpoint: Path) -> str:
+    """What the checkpoint's adapters were trained beside: a folder, or a name on the Hub."""
+    config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base = str(config["base_model_name_or_path"])
+    if not Path(base).exists() and not HUB_ID.fullmatch(base):
+        raise ReasonkitError(
+            f"the adapters in {checkpoint} belong to the model at {base}, which is not there any more",
+            f"put it back, or write where it is into {checkpoint / ADAPTER_CONFIG}",
+        )
+    return base
+
+
+def _architecture(checkpoint: Path) -> str:
+    from transformers import AutoConfig
+
+    whole = checkpoint if (checkpoint / "config.json").exists() else _base_of(checkpoint)
+    return str(AutoConfig.from_pretrained(whole).model_type)
+
+
+def model_card(run: RunDir, step: int, title: str) -> str:
     """The card of the model after `step`, as Markdown with the metadata that the Hub reads."""
     recipe, info = load_recipe(run.recipe), run.info()
-    architecture = json.loads((run.checkpoint(step) / "config.json").read_text(encoding="utf-8"))[
-        "model_type"
-    ]
+    architecture = _architecture(run.checkpoint(step))
     metadata = yaml.safe_dump(dict(_metadata(recipe)), sort_keys=False, allow_unicode=True)
     origin = f"Starts from `{recipe.model.path}`" if recipe.model.path else "Made from scratch"
     warmed = ", warmed up on demonstrations" if recipe.warmup else ""
+    name = recipe.algorithm.name
+    how = TRAINED_ON_REPLIES.get(name, "trained by reinforcement learning with verifiable rewards")
+    replies = "" if name in TRAINED_ON_REPLIES else f" with {recipe.rollout.n} replies"
     sentence = (
-        f"{origin} (architecture `{architecture}`){warmed}, trained by reinforcement learning with "
-        f"verifiable rewards: {step:,} steps of `{recipe.algorithm}`, each of {recipe.train.prompts} problems with "
-        f"{recipe.rollout.n} replies, by reasonkit {info['version']}.\n"
+        f"{origin} (architecture `{architecture}`){warmed}, {how}: {step:,} steps of `{name}`, each of "
+        f"{recipe.train.prompts} problems{replies}, by reasonkit {info['version']}.\n"
     )
     parts = [
         f"---\n{metadata}---\n",
-        f"# {name}\n",
+        f"# {title}\n",
         sentence,
         *_results(run, step),
         "## Use\n",
-        _usage(name, _sample_prompt(run)),
+        _usage(title, _sample_prompt(run)),
         "## Recipe\n",
         f"```yaml\n{run.recipe.read_text(encoding='utf-8').rstrip()}\n```\n",
     ]

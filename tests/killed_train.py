@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import reasonkit.train.rank
+import reasonkit.train.ranks
 import reasonkit.train.run
 import reasonkit.train.saving
 from reasonkit.cli.app import main
@@ -25,7 +26,12 @@ PLACES: dict[str, tuple[Any, str]] = {
     "while a checkpoint is written": (reasonkit.train.saving, "save_model"),
     "while old checkpoints are removed": (reasonkit.train.run, "keep_only"),
     "between two steps": (Journal, "step"),
+    "as two ranks are told": (reasonkit.train.ranks.Ranks, "_tell"),
 }
+
+
+AFTERWARDS = ("while a checkpoint is written", "as two ranks are told")
+"""Places whose work has begun when the process dies: of a checkpoint the weights are there, the rest is not."""
 
 
 def install(place: str, hit: int) -> None:
@@ -36,12 +42,10 @@ def install(place: str, hit: int) -> None:
     def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal hits
         hits += 1
-        if hits == hit and place != "while a checkpoint is written":
+        if hits == hit and place not in AFTERWARDS:
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*arguments, **options)
-        if (
-            hits == hit
-        ):  # the weights are written, the optimizer's state, the controller's and the rename are not
+        if hits == hit:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -18,6 +18,9 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUT")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge a run's adapters (LoRA) into the model they belong to.")
+    ] = False,
     json_: JsonFlag = False,
 ) -> None:
     """Turn a run's checkpoint into a plain Hugging Face model folder, with a model card.
@@ -27,14 +30,17 @@ def export(
       reasonkit export runs/mine models/mine
 
       reasonkit export runs/mine@40 models/mine-40
+
+      reasonkit export runs/with-lora models/whole --merge
     """
     from reasonkit.cli.runs import find_run, split_step
     from reasonkit.export import export_checkpoint
 
     name, step = split_step(run)
-    exported = export_checkpoint(find_run(name), step, out)
+    exported = export_checkpoint(find_run(name), step, out, merge=merge)
     if json_:
         emit_json({"path": str(exported.path), "step": exported.step})
     else:
-        say(f"wrote the model of step {exported.step} to {exported.path}")
+        what = "adapters" if exported.adapters else "model"
+        say(f"wrote the {what} of step {exported.step} to {exported.path}")
         say(f'  load it: AutoModelForCausalLM.from_pretrained("{exported.path}")')

@@ -2,8 +2,9 @@
 
 Registered with transformers under a name of ours, so that a model's own forward runs on packed rows: projections,
 norms and rotary embeddings see neither padding nor a prompt twice. Whole sequences are put together for attention
-alone; neighbours of one length share one call of torch's fused causal attention, which never holds a matrix
-of scores. Left out: attention to a cache, and windows shorter than a sequence.
+alone. On a GPU in half precision all of them are one call of torch's attention for sequences of any length;
+elsewhere those of one length share a call of its fused causal attention. Neither holds a matrix of scores. Left
+out: attention to a cache, and windows shorter than a sequence.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.train.packing import Layout
+from reasonkit.train.ulysses import Neighbours
 
 PACKED = "reasonkit_packed"
 
@@ -27,6 +30,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(PACKED)
 
 
+@torch.compiler.disable
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -35,6 +39,7 @@ def packed_attention(
     _mask: Tensor | None,
     *,
     layout: Layout,
+    neighbours: Neighbours | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_other: Any,
@@ -48,17 +53,49 @@ def packed_attention(
             f"{type(module).__name__}",
             f"--set model.context={sliding_window}",
         )
-    runs = [(length, len(list(run))) for length, run in groupby(layout.lengths)]
-    sizes = [length * count for length, count in runs]
-    whole = (
-        tensor[0].transpose(0, 1).index_select(0, layout.spread).split(sizes)
-        for tensor in (query, key, value)
+    if neighbours is not None:
+        tokens = len(layout.gather)
+        query, key, value = (neighbours.to_heads(each, tokens) for each in (query, key, value))
+    query, key, value = (
+        tensor[0].transpose(0, 1).index_select(0, layout.spread) for tensor in (query, key, value)
     )
+    at_once = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    attended = (_attend_at_once if at_once else _attend_by_length)(query, key, value, layout.lengths, scaling)
+    result = attended.index_select(0, layout.gather)[None]
+    return result if neighbours is None else neighbours.to_tokens(result), None
+
+
+def _attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None
+) -> Tensor:
+    """Causal attention within each of the sequences that lie one after another: [sum of lengths, heads, width]."""
+    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
+    attended: Tensor = varlen_attn(
+        query,
+        key,
+        value,
+        ends,
+        ends,
+        lengths[0],
+        lengths[0],
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended
+
+
+def _attend_by_length(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None
+) -> Tensor:
+    """The same, those of one length at a time."""
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    parts = (tensor.split([length * count for length, count in runs]) for tensor in (query, key, value))
     attended = [
         _attend(*run, length=length, count=count, scaling=scaling)
-        for (length, count), *run in zip(runs, *whole, strict=True)
+        for (length, count), *run in zip(runs, *parts, strict=True)
     ]
-    return torch.cat(attended).index_select(0, layout.gather)[None], None
+    return torch.cat(attended)
 
 
 def _attend(

@@ -106,4 +106,4 @@ class _Values(torch.nn.Module):
 
     def forward(self, micro: MicroBatch) -> Tensor:
         values: Tensor = self.head(self.trunk.states(micro).to(self.head.weight.dtype))[:, 0]
-        return values.float()
+        return self.trunk.together(micro, values.float())

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from reasonkit.recipe import TrainConfig
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.policy import Policy
+from reasonkit.train.ulysses import Neighbours
 
 
 def spread(module: torch.nn.Module, policy: Policy, mesh: Mesh, train: TrainConfig) -> None:
@@ -32,6 +33,9 @@ def spread(module: torch.nn.Module, policy: Policy, mesh: Mesh, train: TrainConf
         block.register_forward_pre_hook(lambda _module, _inputs: mesh.tick())
     if mesh.shards is None:
         return
+    if mesh.neighbours is not None:
+        policy.neighbours = Neighbours(mesh.neighbours, mesh.sequence, mesh.place)
+        policy.neighbours.check_heads(policy.model.config.get_text_config().num_key_value_heads)
     offload = OffloadPolicy()
     if "offload_parameters" in train.save_memory:
         offload = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda")

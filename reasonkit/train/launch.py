@@ -33,7 +33,7 @@ from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
 from reasonkit.data.load import Data, identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
-from reasonkit.engines import Engine, open_engine
+from reasonkit.engines import Engine
 from reasonkit.envs import ENVS
 from reasonkit.errors import Stopped
 from reasonkit.evaluate.results import TaskResult
@@ -44,6 +44,7 @@ from reasonkit.rewards import RewardSum
 from reasonkit.rollouts import Rollouts
 from reasonkit.rundir import RunDir, atomic_folder, read_metrics, write_text
 from reasonkit.trackers import Tracked, Trackers
+from reasonkit.train.ahead import Ahead, Clock, Metered
 from reasonkit.train.checkpoint import load_checkpoint
 from reasonkit.train.collapse import Watch
 from reasonkit.train.journal import Journal, Observer
@@ -52,9 +53,9 @@ from reasonkit.train.learner import Learner
 from reasonkit.train.loop import train
 from reasonkit.train.model import check_context, load_config, load_tokenizer, make_model
 from reasonkit.train.run import Run
-from reasonkit.train.sharded import open_learner
 from reasonkit.train.signals import Wanted
 from reasonkit.train.supervised import Objective, is_supervised, learning, make_objective, supervise
+from reasonkit.train.topology import check_topology, open_topology
 from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
 
@@ -86,6 +87,7 @@ class Outcome:
 
 def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
     """A new run in an empty folder."""
+    check_topology(recipe)
     threads = recipe.train.threads or torch.get_num_threads()
     write_text(folder.recipe, dump_recipe(recipe))
     folder.update_info(
@@ -188,8 +190,10 @@ async def _assembled(
         data = stack.enter_context(open_data(recipe.data, train_sources, held_out_sources, recipe.seed, fits))
         datasets = identities((*train_sources, *held_out_sources))
         folder.update_info(datasets=datasets, left_out=data.dropped)
-        engine = open_engine(path, recipe.rollout.engine, recipe.model)
-        stack.push_async_callback(engine.close)
+        topology = await stack.enter_async_context(
+            open_topology(recipe, folder.path / "logs", folder.info()["threads"])
+        )
+        engine = Metered(await topology.engine(path))
         trackers = Trackers(recipe.log.trackers, _tracked(recipe, folder))
         journal = Journal(folder, recipe.log, recipe.train.steps, observer, trackers)
         stack.callback(journal.close)
@@ -210,19 +214,21 @@ async def _assembled(
             observer.phase("warming up on imperfect demonstrations")
             gate = Gate(engine, rollouts, data.held_out, recipe.validation.samples)
             await warm_up(recipe, folder, path, gate, data.training_records(), observer)
-        learner = open_learner(learning(recipe), folder.warm if recipe.warmup is not None else path)
-        stack.push_async_callback(learner.close)
+        learner = await topology.learner(learning(recipe), folder.warm if recipe.warmup is not None else path)
+        folder.update_info(placement=topology.placed)
         await learner.rehearse(recipe.model.context)
         await engine.load_weights(learner.weights(), version=0)
         objective = await _objective(recipe, dialogue, learner, folder, data)
         run = Run(
             recipe=recipe,
             folder=folder,
-            feed=data.feed,
+            ahead=Ahead(data.feed, rollouts, judge, recipe),
             rollouts=rollouts,
             advantage=_advantage(recipe),
             learner=learner,
             engine=engine,
+            detach=topology.detach,
+            clock=Clock(engine),
             held_out=data.held_out,
             journal=journal,
             judge=judge,
@@ -230,6 +236,7 @@ async def _assembled(
             wanted=Wanted.by(recipe),
             collapse=Watch(recipe.train.stop_on),
         )
+        stack.push_async_callback(run.close)
         yield run, train if objective is None else partial(supervise, objective=objective)
 
 
@@ -287,8 +294,7 @@ async def _continue(run: Run) -> None:
     step = run.folder.checkpoints()[-1]
     state = await load_checkpoint(run.folder.checkpoint(step), run.learner)
     await run.engine.load_weights(run.learner.weights(), version=step)
-    run.feed.restore(state["feed"])
-    run.finish(step)
+    run.restore(step, state)
     run.best = tuple(state["best"]) if state["best"] else None
     run.journal.start_at(state["seconds"])
     for row in read_metrics(run.folder.metrics):

@@ -54,8 +54,8 @@ def lora_config(fields: Mapping[str, Any]) -> Any:
 def add_adapters(model: PreTrainedModel, fields: Mapping[str, Any], seed: int) -> None:
     """Freeze the model and put new adapters into it, the same ones for the same seed."""
     config = lora_config(fields)
-    origin = Path(model.name_or_path)
-    config.base_model_name_or_path = str(origin.absolute()) if origin.is_dir() else model.name_or_path or None
+    origin = model.name_or_path or ""
+    config.base_model_name_or_path = str(Path(origin).absolute()) if Path(origin).is_dir() else origin or None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "adapters"))
         try:

@@ -13,6 +13,7 @@ from reasonkit.train.attention import use_packed_attention
 from reasonkit.train.lm_head import score
 from reasonkit.train.lora import without_adapters
 from reasonkit.train.packing import MicroBatch, Sample, pack
+from reasonkit.train.ulysses import Neighbours
 
 PROBES = (([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [5, 1]), ([7, 5], [3]))
 """(prompt, reply) pairs; the first two share their prompt."""
@@ -31,6 +32,8 @@ class Policy(torch.nn.Module):
         self.model = model.eval()
         self.autocast = dtype != torch.float32
         """Whether weights are cast as they are used; sharded ones come cast."""
+        self.neighbours: Neighbours | None = None
+        """Ranks with which this one shares the tokens of each row."""
         self._temperature = temperature
         self.dtype = dtype
         self._device = model.device
@@ -43,26 +46,47 @@ class Policy(torch.nn.Module):
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every sampled token, at the sampling temperature, in float32."""
-        return self._score(micro, self.dtype)
+        logprobs, entropy = self._score(micro, self.dtype)
+        return self.together(micro, logprobs), self.together(micro, entropy)
 
     def states(self, micro: MicroBatch) -> Tensor:
-        """[scored, width] The last hidden state from which each sampled token is predicted."""
+        """[scored, width] The last hidden state from which each sampled token is predicted; of a rank that shares
+        rows with neighbours, those that it has."""
         return self._states(micro, self.dtype)
 
+    def together(self, micro: MicroBatch, numbers: Tensor) -> Tensor:
+        """What was computed from `states`, for all sampled tokens."""
+        return numbers if self.neighbours is None else self.neighbours.together(self._own(micro), numbers)
+
+    def _own(self, micro: MicroBatch) -> Tensor:
+        """Which sampled tokens are predicted from this rank's stretch of the row."""
+        assert self.neighbours is not None
+        stretch = self.neighbours.stretch(micro.ids.shape[1])
+        own: Tensor = (micro.sources >= stretch.start) & (micro.sources < stretch.stop)
+        return own.to(self._device)
+
     def _states(self, micro: MicroBatch, dtype: torch.dtype) -> Tensor:
-        device = self._device
+        device, neighbours = self._device, self.neighbours
+        ids, positions, sources = (each.to(device) for each in (micro.ids, micro.positions, micro.sources))
+        if neighbours is not None:
+            sources = sources[self._own(micro)] - neighbours.stretch(ids.shape[1]).start
+            ids, positions = neighbours.own(ids), neighbours.own(positions)
         with torch.autocast(device.type, dtype, enabled=self.autocast and dtype != torch.float32):
             hidden: Tensor = self.model.base_model(
-                input_ids=micro.ids.to(device),
-                position_ids=micro.positions.to(device),
+                input_ids=ids,
+                position_ids=positions,
                 layout=micro.layout.to(device),
+                neighbours=neighbours,
                 use_cache=False,
             ).last_hidden_state[0]
-        return hidden[micro.sources.to(device)]
+        return hidden[sources]
 
     def _score(self, micro: MicroBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         states, head = self._states(micro, dtype).to(dtype), self.model.get_output_embeddings()
-        return score(states, head.weight, head.bias, micro.targets.to(states.device), self._temperature)
+        targets = micro.targets.to(states.device)
+        if self.neighbours is not None:
+            targets = targets[self._own(micro)]
+        return score(states, head.weight, head.bias, targets, self._temperature)
 
     @torch.no_grad()
     def _self_test(self) -> None:

@@ -22,6 +22,7 @@ from reasonkit.train.packing import Batch, assemble, mini_batches, pack, rows
 from reasonkit.train.rank import LearnerSettings
 from reasonkit.train.ranks import Ranks
 from reasonkit.train.signals import Wanted, annotate
+from reasonkit.train.ulysses import Neighbours
 from tests.learners import local_learner
 from tests.rollout_batches import random_groups
 from tests.sharded_bench import VOCABULARY, Bench, make_bench
@@ -239,6 +240,65 @@ def test_what_the_learner_cannot_do_is_said() -> None:
     with pytest.raises(ConfigError, match=r"sequence \(3\) does not divide .* \(4\)") as raised:
         check_parallel(4, {"sequence": 3})
     assert raised.value.hint == "--set cluster.learners=6"
+
+
+@pytest.fixture(scope="module")
+def neighbours() -> Iterator[Ranks]:
+    ranks = Ranks(2, make_bench, {"sequence": 2}, threads=1, stalled=120.0)
+    yield ranks
+    ranks.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("policy", ["clipped", "gspo"])
+def test_neighbours_that_share_each_row_compute_what_one_does(
+    one: Bench, neighbours: Ranks, shape: Shape, policy: str
+) -> None:
+    """Also losses that look at whole sequences, with rows that do not divide by two and sequences cut in the middle."""
+    for budget in (1, 60):
+        loss = LossConfig(policy=policy, **EVERYTHING)
+        one.make(shape, settings(loss), 1.1)
+        neighbours.call("make", shape, settings(loss, token_budget=budget), 1.1)
+        assert_same_gradients(one, neighbours, batch_of())
+        mine, theirs = one.step(batch_of()), neighbours.call("step", batch_of())[0]
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-5)
+        first, second = neighbours.call("logprobs", batch_of(), True)
+        assert first.keys() == second.keys() == one.logprobs(batch_of(), True).keys()
+
+
+@pytest.mark.slow
+def test_heads_that_neighbours_cannot_share_are_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"sequence \(4\) does not divide the model's 2 key-value heads"
+    ) as raised:
+        Neighbours(None, 4, 0).check_heads(2)  # type: ignore[arg-type]
+    assert raised.value.hint == "--set cluster.parallel.sequence=2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields", [{"r": 4}, {"r": 4, "use_dora": True}, {"r": 4, "modules_to_save": ["embed_tokens"]}], ids=str
+)
+def test_adapters_on_two_ranks(one: Bench, two: Ranks, tmp_path: Path, fields: dict[str, Any]) -> None:
+    adapted = LearnerSettings(
+        loss=LossConfig(**EVERYTHING),
+        train=TrainConfig(lr=1e-2, token_budget=60),
+        total_updates=4,
+        max_tokens=32,
+        lora=fields,
+    )
+    for bench in (one, two):
+        call(bench, "make", "qwen2", adapted)
+    for seed in range(2):
+        batch = batch_of(random_groups(VOCABULARY, seed=seed))
+        mine, theirs = one.step(batch), two.call("step", batch)[0]
+        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5)
+    assert_same(one.weights(), two.call("weights")[0], tolerance=1e-3)
+    two.call("save", tmp_path / "step_2")
+    one.load(tmp_path / "step_2")
+    merged = two.call("weights")[0]
+    assert all(torch.equal(weight, merged[name]) for name, weight in one.weights().items())
 
 
 @pytest.mark.slow
