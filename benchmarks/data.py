@@ -1,12 +1,15 @@
 """Data figures beside their peers, in one run: streaming, resuming, map and filter, dedup, decontamination.
 
-    python benchmarks/data.py [--rows 50000] [--datatrove-python PYTHON]
+    python benchmarks/data.py [--rows 50000] [--only streaming] [--datatrove-python PYTHON]
 
 Peers: datasets (in the package's own dependencies), datasketch (`pip install datasketch`; left out when absent),
 datatrove (in an environment of its own, whose Python is given, because it brings other versions along). The
 texts are random words in sentences of natural length, with one in ten a copy that differs in one word. Rates are
-medians of three runs by the process's CPU time, threads included, so that a busy machine matters less; the first
-row is timed by the clock.
+medians of three runs by the process's CPU time, threads included, and in brackets by the clock: on a busy machine
+only the first mean anything, and the load at the time is printed beside them. The first row is timed by the clock.
+
+`--only templated` asks what near-dedup does to puzzles: 100,000 of 16 reasoning-gym tasks, all different, and
+10,000 copies with one word changed. Whatever is dropped of the former was merged falsely.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reasonkit.data import dedup
+from reasonkit.data.build import build
 from reasonkit.data.decontaminate import Evaluations, decontaminate
 from reasonkit.data.files import write_records
 from reasonkit.data.mixture import open_stream
+from reasonkit.errors import UsageError
 from reasonkit.hub.stream import RowStream
 from reasonkit.hub.tables import open_tables
 from reasonkit.records import Message, Record
@@ -40,7 +46,8 @@ MEDIAN_OF = 3
 os.environ["HF_HUB_OFFLINE"] = "1"  # datasets would look for local files on the Hub first, and wait
 
 DATATROVE = """
-import json, sys, time, tempfile, shutil
+import gzip, json, sys, time, tempfile, shutil
+from pathlib import Path
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
 from datatrove.pipeline.dedup import MinhashDedupSignature
@@ -56,10 +63,12 @@ steps = [
     ([MinhashDedupCluster(f"{out}/b", f"{out}/r", config=config)], 1),
     ([JsonlReader(folder), MinhashDedupFilter(f"{out}/r"), JsonlWriter(f"{out}/o")], 1),
 ]
-start = time.process_time()
+start, clock = time.process_time(), time.perf_counter()
 for number, (pipeline, tasks) in enumerate(steps):
     LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=f"{out}/log{number}").run()
-print(json.dumps(rows / (time.process_time() - start)))
+kept = [json.loads(line)["id"] for path in Path(f"{out}/o").glob("*") for line in gzip.open(path)]
+rates = {"cpu": rows / (time.process_time() - start), "clock": rows / (time.perf_counter() - clock)}
+print(json.dumps({**rates, "kept": kept}))
 shutil.rmtree(out)
 """
 
@@ -68,17 +77,33 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rows", type=int, default=50_000)
     arguments.add_argument("--datatrove-python")
+    arguments.add_argument("--only", choices=["streaming", "cleaning", "building", "templated"])
+    arguments.add_argument("--templated-rows", type=int, default=110_000)
     given = arguments.parse_args()
-    records = problems(given.rows)
-    print(f"{given.rows} rows of {sum(len(text(r)) for r in records) // given.rows} characters")
+    parts = [given.only] if given.only else ["streaming", "cleaning", "building", "templated"]
+    records = problems(given.rows) if {"streaming", "cleaning"} & set(parts) else []
+    loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(f"load average {loads} on {len(os.sched_getaffinity(0))} cores; per CPU second (by the clock)")
+    if records:
+        print(f"{given.rows} rows of {sum(len(text(r)) for r in records) // given.rows} characters")
+    if "streaming" in parts:
+        stream_all(records, given.rows)
+    if "cleaning" in parts:
+        duplicates(records, given.datatrove_python)
+        contamination(records)
+    if "building" in parts:
+        building(given.rows)
+    if "templated" in parts:
+        templated(given.templated_rows, given.datatrove_python)
+
+
+def stream_all(records: list[Record], rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_records(records, Path(folder) / "data.parquet")
-        streaming(Path(folder), given.rows)
-        resuming(Path(folder), given.rows)
-        mapping(Path(folder), given.rows)
+        streaming(Path(folder), rows)
+        resuming(Path(folder), rows)
+        mapping(Path(folder), rows)
         memory(Path(folder))
-    duplicates(records, given.datatrove_python)
-    contamination(records)
 
 
 def problems(count: int) -> list[Record]:
@@ -111,7 +136,7 @@ def streaming(folder: Path, rows: int) -> None:
             if number + 1 == count:
                 break
 
-    mine, theirs = (cpu_rate(lambda run=run: run(rows), rows) for run in (ours, peer))
+    mine, theirs = (rate(lambda run=run: run(rows), rows) for run in (ours, peer))
     show("stream, shuffled, rows/s/core", mine, "datasets (buffer 1000)", theirs)
 
     def our_rows() -> Iterator[object]:
@@ -126,7 +151,7 @@ def streaming(folder: Path, rows: int) -> None:
     mine, theirs = (
         statistics.median(first(rows) for _ in range(MEDIAN_OF)) for rows in (our_rows, peer_rows)
     )
-    show("first shuffled row, s", mine, "datasets (buffer 1000)", theirs, ".2f")
+    print(f"{'first shuffled row, s':34} {mine:.2f}   datasets (buffer 1000) {theirs:.2f}", flush=True)
 
 
 def first(rows: Callable[[], Iterator[object]]) -> float:
@@ -183,7 +208,7 @@ def mapping(folder: Path, rows: int) -> None:
         for _ in mapped.filter(lambda row: int(row["uid"]) % 2 == 0):
             pass
 
-    mine, theirs = cpu_rate(ours, rows), cpu_rate(peer, rows)
+    mine, theirs = rate(ours, rows), rate(peer, rows)
     show("stream, map, filter, rows/s/core", mine, "datasets", theirs)
 
 
@@ -206,36 +231,43 @@ def memory(folder: Path) -> None:
 
 
 def duplicates(records: list[Record], datatrove_python: str | None) -> None:
-    show("exact dedup, rows/s/core", cpu_rate(lambda: consume(dedup.exact(records)), len(records)))
-    show("containment, rows/s/core", cpu_rate(lambda: consume(dedup.contained(records)), len(records)))
-    mine = cpu_rate(lambda: consume(dedup.near(records)), len(records))
+    show("exact dedup, rows/s/core", rate(lambda: consume(dedup.exact(records)), len(records)))
+    show("containment, rows/s/core", rate(lambda: consume(dedup.contained(records)), len(records)))
+    mine = rate(lambda: consume(dedup.near(records)), len(records))
     dropped = sum(rejection is not None for _, rejection in dedup.near(records))
     edited = len(records) // 10
     some = records[: min(len(records), 5000)]
-    peer = (
-        cpu_rate(lambda: sketch(some), len(some), runs=1) if importlib.util.find_spec("datasketch") else None
-    )
+    peer = rate(lambda: sketch(some), len(some), runs=1) if importlib.util.find_spec("datasketch") else None
     show("near dedup, verified, rows/s/core", mine, "datasketch", peer)
     print(f"{'':34} found {dropped} of {edited} edited copies")
     if datatrove_python:
-        with tempfile.TemporaryDirectory() as folder:
-            lines = (json.dumps({"id": record.uid, "text": text(record)}) for record in some)
-            (Path(folder) / "rows.jsonl").write_text("\n".join(lines) + "\n")
-            line = [datatrove_python, "-c", DATATROVE, folder, str(len(some))]
-            done = subprocess.run(line, check=True, capture_output=True, text=True)
-        show("near dedup, rows/s/core", mine, "datatrove", float(done.stdout.splitlines()[-1]))
+        show("near dedup, verified, rows/s/core", mine, "datatrove", datatrove(datatrove_python, some)[0])
 
 
-def sketch(records: Iterable[Record]) -> None:
+def datatrove(python: str, records: list[Record]) -> tuple[Rate, set[str]]:
+    """Its rate, and the uids that it keeps."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = (json.dumps({"id": record.uid, "text": text(record)}) for record in records)
+        (Path(folder) / "rows.jsonl").write_text("\n".join(lines) + "\n")
+        line = [python, "-c", DATATROVE, folder, str(len(records))]
+        done = subprocess.run(line, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return Rate(found["cpu"], found["clock"]), set(found["kept"])
+
+
+def sketch(records: Iterable[Record]) -> set[str]:
+    """What datasketch keeps."""
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=0.8, num_perm=128)
+    index, kept = MinHashLSH(threshold=0.8, num_perm=128), set[str]()
     for record in records:
         words = text(record).lower().split()
         signature = MinHash(num_perm=128)
-        signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(len(words) - 4)])
+        signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
         if not index.query(signature):
             index.insert(record.uid, signature)
+            kept.add(record.uid)
+    return kept
 
 
 def contamination(records: list[Record]) -> None:
@@ -243,14 +275,81 @@ def contamination(records: list[Record]) -> None:
     questions = [" ".join(rng.choices(WORDS, k=rng.randint(8, 90))) for _ in range(2000)]
     items = [Record(f"e{n}", "e", (Message(role="user", content=q),), "1") for n, q in enumerate(questions)]
     evaluations = Evaluations({"eval": items})
-    mine = cpu_rate(lambda: consume(decontaminate(records, evaluations)), len(records))
+    mine = rate(lambda: consume(decontaminate(records, evaluations)), len(records))
     grams = {gram for question in questions for gram in thirteen(question)}
 
     def plain() -> None:
         for record in records:
             any(gram in grams for gram in thirteen(text(record)))
 
-    show("decontamination, rows/s/core", mine, "a plain set of 13-grams", cpu_rate(plain, len(records)))
+    show("decontamination, rows/s/core", mine, "a plain set of 13-grams", rate(plain, len(records)))
+
+
+MIXTURE = (
+    "knights=3,countdown=3,arithmetic_chain=3,ordering=2,graph=2,sokoban,zebra=0.4,"
+    "rg:gcd,base_conversion,leg_counting,number_sorting,letter_counting,chain_sum"
+)
+
+
+def building(rows: int) -> None:
+    """An offline mixture into a record file, by one process and by two; the bytes are compared."""
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in (1, 2):
+            path = Path(folder) / f"{workers}.parquet"
+            started, spent = time.perf_counter(), cpu_of_all()
+            write_records(build(MIXTURE, "train", rows, workers=workers), path)
+            clock, cpu = time.perf_counter() - started, cpu_of_all() - spent
+            show(f"build a mixture, {workers} process(es), rows/s", Rate(rows / cpu, rows / clock))
+        same = (Path(folder) / "1.parquet").read_bytes() == (Path(folder) / "2.parquet").read_bytes()
+    print(f"{'':34} the same bytes: {same}", flush=True)
+
+
+def cpu_of_all() -> float:
+    """This process's CPU seconds and those of the children that have ended."""
+    return sum(os.times()[:4])
+
+
+TASKS = (
+    "rg:leg_counting,gcd,lcm,number_sorting,base_conversion,letter_counting,spell_backward,chain_sum,"
+    "basic_arithmetic,word_sorting,caesar_cipher,number_filtering,time_intervals,syllogism,count_bits,"
+    "family_relationships"
+)
+
+
+def templated(rows: int, datatrove_python: str | None) -> None:
+    """How much of a set of different puzzles each tool takes for repetition."""
+    tasks = {f"rg:{task}": {"add_instructions": False} for task in TASKS.removeprefix("rg:").split(",")}
+    originals = list(build(TASKS, "train", rows * 10 // 11, settings=tasks))
+    rng = random.Random(2)
+    copies = []
+    for number in range(rows - len(originals)):
+        record = rng.choice(originals)
+        words = text(record).split(" ")
+        words[rng.randrange(len(words))] = "changed"
+        prompt = (Message(role="user", content=" ".join(words)),)
+        copies.append(replace(record, uid=f"copy{number}", prompt=prompt))
+    records = [*originals, *copies]
+    print(f"{len(originals)} different puzzles of 16 templates, {len(copies)} copies with one word changed")
+
+    def ours(step: Iterable[tuple[Record, object]]) -> set[str]:
+        return {record.uid for record, rejection in step if rejection is None}
+
+    def tell(name: str, kept: set[str]) -> None:
+        lost = sum(record.uid not in kept for record in originals)
+        caught = sum(record.uid not in kept for record in copies)
+        share = 100 * lost / len(originals)
+        print(f"{name:34} {lost} puzzles merged falsely ({share:.2f} %), {caught} copies found", flush=True)
+
+    try:
+        consume(dedup.near(records))
+    except UsageError as refusal:
+        print(f"{'near dedup':34} refused: {refusal.message[:60]}…")
+    tell("exact dedup", ours(dedup.exact(records)))
+    tell("near dedup, verified, --force", ours(dedup.near(records, force=True)))
+    if importlib.util.find_spec("datasketch"):
+        tell("datasketch, 0.8", sketch(records))
+    if datatrove_python:
+        tell("datatrove, 14 x 8", datatrove(datatrove_python, records)[1])
 
 
 def thirteen(question: str) -> Iterator[str]:
@@ -267,24 +366,28 @@ def consume(items: Iterable[object]) -> None:
         pass
 
 
-def rate(run: Callable[[], object], count: int, clock: Callable[[], float], runs: int = MEDIAN_OF) -> float:
-    def once() -> float:
-        start = clock()
+@dataclass(frozen=True)
+class Rate:
+    cpu: float
+    clock: float
+
+    def __str__(self) -> str:
+        return f"{self.cpu:,.0f} ({self.clock:,.0f})"
+
+
+def rate(run: Callable[[], object], count: int, runs: int = MEDIAN_OF) -> Rate:
+    cpu, clock = [], []
+    for _ in range(runs):
+        spent, started = time.process_time(), time.perf_counter()
         run()
-        return count / (clock() - start)
-
-    return statistics.median(once() for _ in range(runs))
-
-
-def cpu_rate(run: Callable[[], object], count: int, runs: int = MEDIAN_OF) -> float:
-    return rate(run, count, time.process_time, runs)
+        cpu.append(count / (time.process_time() - spent))
+        clock.append(count / (time.perf_counter() - started))
+    return Rate(statistics.median(cpu), statistics.median(clock))
 
 
-def show(what: str, mine: float, name: str = "", theirs: float | None = None, spec: str = ",.0f") -> None:
-    beside = (
-        f"   {name} {theirs:{spec}}" if theirs is not None else f"   {name} not installed" if name else ""
-    )
-    print(f"{what:34} {mine:{spec}}{beside}", flush=True)
+def show(what: str, mine: Rate, name: str = "", theirs: Rate | None = None) -> None:
+    beside = f"   {name} {theirs or 'not installed'}" if name else ""
+    print(f"{what:34} {mine}{beside}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reasonkit.errors import ReasonkitError, UsageError
-from reasonkit.hub.client import ContentChanged, Hub, Patience
+from reasonkit.hub.client import ContentChanged, Hub, Patience, Unreachable
 from reasonkit.hub.stream import RowStream
 from reasonkit.hub.tables import Tables, open_tables
 from tests.hub_reader import read_into_journal
@@ -274,9 +274,33 @@ def test_the_token_of_the_environment_opens_a_private_dataset(
         assert Counter(ids(rows.take(1000))) == EVERY_ROW
 
 
-def test_no_network_is_a_clear_error() -> None:
-    with Hub("http://127.0.0.1:9", QUICK) as hub, pytest.raises(ReasonkitError, match="gave up"):
+def test_no_network_is_said_after_three_attempts_to_connect(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "reasonkit")
+    with (
+        Hub("http://127.0.0.1:9", QUICK) as hub,
+        pytest.raises(Unreachable, match=r"no connection to http://127\.0\.0\.1:9: .*refused"),
+    ):
         stream(hub)
+    assert sum("attempt" in message for message in caplog.messages) == 2
+
+
+def test_a_network_that_was_there_is_waited_for(server: HubServer, hub: Hub) -> None:
+    file = hub.snapshot(REPO).files[0]
+    server.close()
+    with pytest.raises(ReasonkitError, match="gave up after 6 attempts"):
+        hub.read(file, 0, 10)
+
+
+def test_a_body_that_stalls_counts_as_dropped_and_continues_at_its_last_byte(server: HubServer) -> None:
+    impatient = Patience(attempts=6, first_wait=0.005, longest_wait=0.02, silence=0.1)
+    data = random.Random(0).randbytes(4000)
+    server.publish("org/blob", {"x.parquet": data})
+    stalls = iter([Fault("slow", pause=0.3)] * 2)
+    with Hub(server.endpoint, impatient) as hub:
+        file = hub.snapshot("org/blob").files[0]
+        server.faults = lambda request: next(stalls, None) if request.ranged else None
+        assert hub.read(file, 0, 4000) == data
+    assert server.requests[f"/cdn/org/blob/{file.revision}/x.parquet"] == 3
 
 
 def test_malformed_lines_are_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,14 +309,16 @@ def test_malformed_lines_are_counted_and_logged(tmp_path: Path, caplog: pytest.L
         b"{broken\n",
         b'["a list"]\n',
         b'{"id": "\xff"}\n',
+        b"[" * 200_000 + b"\n",
+        b'{"id": "\\ud800"}\n',
         b"\n",
         jsonl([puzzle(1)]),
     ]
     (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
     with stream(None, str(tmp_path / "a.jsonl")) as rows:
         assert Counter(ids(rows.take(5))) == Counter([0, 1])
-        assert rows.malformed == 3
-    assert sum("a.jsonl at byte" in message for message in caplog.messages) == 3
+        assert rows.malformed == 5
+    assert sum("a.jsonl at byte" in message for message in caplog.messages) == 5
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])

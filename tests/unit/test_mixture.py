@@ -10,7 +10,7 @@ import pytest
 
 from reasonkit.data.adapters import columns_as
 from reasonkit.data.files import write_records
-from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, open_stream
+from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, StreamFeed, open_stream
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Record
 
@@ -94,6 +94,34 @@ def test_a_curriculum_moves_on_when_the_pass_rate_is_reached() -> None:
         assert set(sources(mixed.next(8))) == {"easy"}
     mixed.observe(0.95)
     assert set(sources(mixed.next(8))) == {"hard"}
+
+
+def test_a_feed_says_where_it_stands_and_a_resumed_one_says_the_same(tmp_path: Path) -> None:
+    lines = [json.dumps({"q": f"{n}?" if n % 4 else 5, "a": n}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "{half"]) + "\n")
+
+    def mixed() -> tuple[MixedFeed, StreamFeed]:
+        stream = open_stream(
+            str(tmp_path / "rows.jsonl"),
+            0,
+            read=columns_as({"question": "q", "answer": "a"}, "s"),
+            keep=lambda record: "large" if record.answer > 17 else None,
+        )
+        stages = [Stage({"easy": 1}, records=8), Stage({"rows": 1})]
+        return MixedFeed({"easy": ListFeed(records(5), 0), "rows": stream}, stages, 0), stream
+
+    feed, stream = mixed()
+    assert feed.notes() == {"data_stage": 0, "data_dropped": 0, "data_epoch/easy": 0, "data_epoch/rows": 0}
+    feed.next(8 + 13)
+    notes = feed.notes()
+    # Of 21 lines, 5 have no text for a question, 2 answers are large, one is half a line: 13 records an epoch.
+    assert notes == {"data_stage": 1, "data_dropped": 8, "data_epoch/easy": 1, "data_epoch/rows": 0}
+    resumed, other = mixed()
+    resumed.restore(json.loads(json.dumps(feed.state())))
+    assert resumed.notes() == notes
+    assert all(isinstance(value, float) for value in notes.values())
+    for each in (stream, other):
+        each.close()
 
 
 @pytest.mark.parametrize("consumed", [0, 7, 25, 26, 90])
