@@ -83,6 +83,7 @@ class Journal:
         advantages: Advantages,
         stats: Sequence[StepStats],
         left_out: Sequence[Group] = (),
+        measured: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Write a finished step down; returns its row of metrics. Groups that were left out are counted."""
         sampled = [*groups, *left_out]
@@ -92,6 +93,7 @@ class Journal:
             **summarise(sampled),
             "groups_left_out": float(len(left_out)),
             **_mean_stats(stats),
+            **(measured or {}),
             **self._speed(sampled),
         }
         self._metrics.write(row)
@@ -205,6 +207,7 @@ def _row(step: int, group: Group, rollout: Rollout, advantage: float | Credit) -
         "finish_reason": rollout.finish_reason,
         "length": rollout.sampled_tokens,
         "advantage": advantage,
+        "staleness": None if rollout.oldest_version is None else step - 1 - rollout.oldest_version,
         "failure": f"{rollout.failure.stage}: {rollout.failure.cause}" if rollout.failure else None,
         "segments": json.dumps([asdict(segment) for segment in rollout.segments]),
     }

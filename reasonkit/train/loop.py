@@ -22,9 +22,10 @@ async def train(run: Run) -> None:
         with run.journal.timed("train"):
             stats = [await run.learner.step(batch) for batch in batches]
         with run.journal.timed("sync"):
-            await run.engine.load_weights(run.learner.weights(), version=step)
+            await run.sync(step)
         run.finish(step)
-        row = run.journal.step(step, groups, advantages, stats, run.left_out)
+        measured = run.measured(step, groups)
+        row = run.journal.step(step, groups, advantages, stats, run.left_out, measured)
         await run.watch(row)
         if run.due(recipe.validation.every):
             await run.validate("during")

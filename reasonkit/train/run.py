@@ -8,22 +8,21 @@ resume), an optimizer step under way is finished first. How the parts are made i
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from reasonkit.advantages import Advantage, Advantages
-from reasonkit.data.mixture import Feed, MixedFeed
-from reasonkit.engines import Engine
+from reasonkit.engines import Engine, WeightSource
 from reasonkit.errors import Stopped
 from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.validation import validate
 from reasonkit.recipe import Recipe
 from reasonkit.records import Group, Record
-from reasonkit.rollouts import Draw, Rollouts
+from reasonkit.rollouts import Rollouts
 from reasonkit.rundir import RunDir
+from reasonkit.train.ahead import Ahead, Clock, staleness
 from reasonkit.train.checkpoint import finish_checkpoint, keep_only, save_checkpoint
 from reasonkit.train.collapse import Collapsed, Watch
 from reasonkit.train.journal import Journal
@@ -39,11 +38,14 @@ T = TypeVar("T")
 class Run:
     recipe: Recipe
     folder: RunDir
-    feed: Feed
+    ahead: Ahead
     rollouts: Rollouts
     advantage: Advantage
     learner: Learner
     engine: Engine
+    detach: Callable[[WeightSource], Awaitable[WeightSource]] | None
+    """Copies weights out of the learner, which then goes on while engines load them; None where that is no help."""
+    clock: Clock
     held_out: Sequence[Record]
     journal: Journal
     judge: Judge
@@ -57,7 +59,9 @@ class Run:
     left_out: list[Group] = field(default_factory=list)
     """Groups of the last rollout batch that taught nothing and were replaced."""
     _cursor: dict[str, Any] = field(default_factory=dict)
-    """The feed's state at the boundary, so that a checkpoint is right although rollouts have drawn on."""
+    """The data's state at the boundary, so that a checkpoint is right although rollouts have drawn on."""
+    _delivery: asyncio.Task[None] | None = None
+    """Weights on their way to the engines."""
     _saved: int | None = None
     """The step of the last checkpoint, which may still be being written."""
     _sampling: asyncio.Task[Any] | None = None
@@ -65,26 +69,36 @@ class Run:
     """The signal that asked to stop."""
 
     def __post_init__(self) -> None:
-        self._cursor = dict(self.feed.state())
+        self._cursor = self.ahead.state()
 
     async def sample(self, step: int) -> list[Group]:
-        """The groups of one rollout batch. With train.refill, those that teach nothing make way for new ones."""
-        wanted, refill = self.recipe.train.prompts, self.recipe.train.refill
-        groups: list[Group] = []
-        self.left_out = []
-        self.judge.at("train", step)
-        for turn in range(refill + 1):
-            draw = Draw(f"train, refill {turn}" if turn else "train", step, self.recipe.rollout.n)
-            records = self.feed.next(wanted - len(groups))
-            sampled = await self._interruptible(self.rollouts.groups(records, draw))
-            if isinstance(self.feed, MixedFeed):
-                self.feed.observe(_pass_rate(sampled))  # a curriculum may move on with it
-            teaches = [not refill or len(set(group.rewards)) > 1 for group in sampled]
-            groups += itertools.compress(sampled, teaches)
-            self.left_out += [group for group, does in zip(sampled, teaches, strict=True) if not does]
-            if len(groups) == wanted:
-                break
-        return groups
+        """The groups of one rollout batch. Meanwhile, and while it trains, those of the next steps are sampled."""
+        last = min(step + self.recipe.rollout.max_staleness, self.recipe.train.steps)
+        for each in range(step, last + 1):
+            self.ahead.begin(each, self._delivery)
+        sampled = await self._interruptible(self.ahead.take(step))
+        self.left_out = sampled.left_out
+        return sampled.groups
+
+    async def sync(self, step: int) -> None:
+        """Hand the weights of `step` to the engines; where batches are under way, without waiting for these."""
+        await self.delivered()
+        weights = self.learner.weights()
+        if self.detach is None or not self.recipe.rollout.max_staleness:
+            await self.engine.load_weights(weights, version=step)
+            return
+        copied = await self.detach(weights)
+        self._delivery = asyncio.create_task(self.engine.load_weights(copied, version=step))
+
+    async def delivered(self) -> None:
+        """Wait until the engines hold the weights of the last `sync`."""
+        if self._delivery is not None:
+            await self._delivery
+            self._delivery = None
+
+    def measured(self, step: int, groups: Sequence[Group]) -> dict[str, float]:
+        """How stale the samples were, and how long engines and samples waited."""
+        return {**staleness(groups, step), **self.clock.read(self.ahead.waited)}
 
     async def annotate(self, groups: Sequence[Group]) -> list[Group]:
         """What the learner has to say of every token, where the recipe needs it."""
@@ -109,7 +123,19 @@ class Run:
         return every > 0 and self.step % every == 0 and self.step < self.recipe.train.steps
 
     def finish(self, step: int) -> None:
-        self.step, self._cursor = step, dict(self.feed.state())
+        self.step, self._cursor = step, self.ahead.state()
+
+    def restore(self, step: int, state: Mapping[str, Any]) -> None:
+        """Go to the boundary after `step`, which a checkpoint has described."""
+        self.ahead.restore(state)
+        self.finish(step)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self.ahead.close()
+        if self._delivery is not None:
+            self._delivery.cancel()
+            await asyncio.gather(self._delivery, return_exceptions=True)
 
     @property
     def validates(self) -> bool:
@@ -118,6 +144,7 @@ class Run:
     async def validate(self, phase: str) -> None:
         """Look at held-out records and at the recipe's tasks, and keep the best checkpoint by it."""
         scores: list[float] = []
+        await self.delivered()
         self.judge.at("val", self.step)
         if self.look_at_tasks is not None:
             results = await self._interruptible(self.look_at_tasks())
@@ -142,7 +169,7 @@ class Run:
         if self.step not in (self._saved, *self.folder.checkpoints()):
             state = {
                 "step": self.step,
-                "feed": self._cursor,
+                **self._cursor,
                 "best": self.best,
                 "seconds": self.journal.seconds,
             }
@@ -181,10 +208,3 @@ class Run:
             raise
         finally:
             self._sampling = None
-
-
-def _pass_rate(groups: Sequence[Group]) -> float:
-    """The mean score of the rollouts that have a verdict; 0 where none has."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts if rollout.ok]
-    scores = [rollout.verdict.score for rollout in rollouts if rollout.verdict is not None]
-    return sum(scores) / len(scores) if scores else 0.0

@@ -58,7 +58,7 @@ async def supervise(run: Run, objective: Objective) -> None:
     """From the run's last finished step to the recipe's last: records, batch, step."""
     recipe = run.recipe
     for step in range(run.step + 1, recipe.train.steps + 1):
-        records = run.feed.next(recipe.train.prompts)
+        records = run.ahead.feed.next(recipe.train.prompts)
         with run.journal.timed("prepare"):
             batch, measured = await objective.batch(records, step)
         with run.journal.timed("train"):

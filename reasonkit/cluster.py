@@ -1,0 +1,434 @@
+"""The only module that knows Ray: runs any object as an actor that has a place, with deadlines and named errors.
+
+    Cluster   joins the Ray at RAY_ADDRESS, or starts one of its own that ends with this process
+    Actor     an object in a process somewhere, made and called by name; what it prints goes to the run's logs/
+    Lost      a process that is dead, or silent for too long; whoever holds the actor decides what to do
+
+An actor answers its pulse whatever it is busy with, so a long call is told from a stopped process without a limit
+on how long work may take. Nothing is restarted by Ray: who knows what was lost places the actor anew. What runs in
+actors, and what is to happen when one is lost, is their owners' business (train/remote.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reasonkit.errors import ReasonkitError
+
+LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ADDRESS = "RAY_ADDRESS"
+STARTING = 300.0
+"""Seconds in which an actor's process must be there: an import from a network disk, at worst."""
+RESERVING = 120.0
+"""Seconds in which a cluster that has the devices gives them to us."""
+SILENT = 60.0
+"""Seconds without an answer to its pulse after which a process is taken for lost."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_open_telemetry": "0",
+}
+
+
+class Lost(ReasonkitError):
+    """A process that the run needs is dead or silent, and with it what it held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one actor takes of its node."""
+
+    cpus: int = 1
+    gpus: int = 0
+
+
+class Cluster:
+    """Made in the main thread: a Ray of our own ends with the thread that started it."""
+
+    def __init__(self, needs: Sequence[Needs], logs: Path) -> None:
+        """One place for each of `needs`. `logs` is a folder that all nodes see."""
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        self._needs = list(needs)
+        self._logs = logs.resolve()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._folder = None if os.environ.get(ADDRESS) else tempfile.mkdtemp(prefix="ray-")
+        self._actors: list[Actor] = []
+        self._group: Any = None
+        try:
+            _start_ray(self._needs, self._folder)
+            self._reserve()
+        except BaseException:
+            self.close()
+            raise
+
+    def place(self, index: int, name: str, *, waits: bool) -> Actor:
+        """A new process at place `index`. One that `waits` runs its calls as coroutines, side by side; any other
+        runs them one after the other in a thread."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        needs = self._needs[index]
+        options: dict[str, Any] = {
+            "name": f"{name}-{os.getpid()}-{len(self._actors)}",
+            "num_cpus": needs.cpus,
+            "num_gpus": needs.gpus,
+            "max_restarts": 0,
+            "max_concurrency": 10_000 if waits else 1,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=index
+            ),
+        }
+        kind = ray.remote(_WaitingHost) if waits else _working_actor()
+        log = self._logs / f"{name}.log"
+        environment = {
+            variable: os.environ[variable]
+            for variable in ("OMP_NUM_THREADS", "PYTHONPATH")
+            if variable in os.environ
+        }
+        handle = kind.options(**options).remote(str(log), str(Path.cwd()), list(sys.path), environment)
+        actor = Actor(name, handle, log)
+        self._actors.append(actor)
+        return actor
+
+    def close(self) -> None:
+        """No process of ours is left: neither actors nor, where we started it, Ray."""
+        import ray
+
+        for actor in self._actors:
+            actor.kill()
+        if ray.is_initialized():
+            if self._group is not None:
+                with contextlib.suppress(Exception):  # a cluster whose head is gone has no groups any more
+                    ray.util.remove_placement_group(self._group)
+            with _own_signals():
+                ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _reserve(self) -> None:
+        import ray
+        from ray.util.placement_group import placement_group
+
+        bundles = [{"CPU": each.cpus, **({"GPU": each.gpus} if each.gpus else {})} for each in self._needs]
+        self._group = placement_group(bundles, strategy="PACK")
+        if self._group.wait(RESERVING):
+            return
+        there = _resources()
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call, unused-ignore]
+        wanted = {key: sum(bundle.get(key, 0) for bundle in bundles) for key in ("CPU", "GPU")}
+        had = ", ".join(
+            f"{amount:g} {key} of which {there.get(key, 0):g} are there and {free.get(key, 0):g} free"
+            for key, amount in wanted.items()
+            if amount
+        )
+        raise ReasonkitError(
+            f"the cluster did not give {len(bundles)} places within {RESERVING:g} s: they take {had}",
+            "reasonkit doctor --cluster, and set cluster.learners and cluster.engines to what is there",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where an actor runs."""
+
+    host: str
+    node: str
+    pid: int
+    gpus: tuple[int, ...]
+
+
+class Actor:
+    """An object in a process somewhere. `make` comes before any `call`."""
+
+    def __init__(self, name: str, handle: Any, log: Path) -> None:
+        self.name = name
+        self.where: Where | None = None
+        self._handle = handle
+        self._log = log
+
+    async def started(self) -> Where:
+        """Where the process is, once it is."""
+        self.where = Where(**await self._answer(self._handle.where.remote(), "starting", STARTING))
+        return self.where
+
+    async def address(self) -> str:
+        """`tcp://host:port` of a port that is free there."""
+        found: str = await self._answer(self._handle.address.remote(), "looking for a free port", SILENT)
+        return found
+
+    async def make(self, make: Callable[..., Any], *arguments: Any) -> None:
+        """`make(*arguments)` there gives the object; called with `tick` as its first argument by a host that does
+        not wait."""
+        await self._answer(self._handle.make.remote(make, arguments), "starting", None)
+
+    def begin(self, method: str, *arguments: Any, **options: Any) -> Awaitable[Any]:
+        """Send a call off at once; calls of an actor that does not wait run in the order of their sending."""
+        ref = self._handle.call.remote(method, options, *arguments)
+        return self._answer(ref, method, None)
+
+    async def call(self, method: str, *arguments: Any, deadline: float | None = None, **options: Any) -> Any:
+        ref = self._handle.call.remote(method, options, *arguments)
+        return await self._answer(ref, method, deadline)
+
+    async def pulse(self, deadline: float) -> int:
+        """How often what runs there has ticked. Answered at once, whatever the process is busy with."""
+        ticks: int = await self._answer(self._handle.pulse.remote(), "giving a sign of life", deadline)
+        return ticks
+
+    def kill(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):
+                ray.kill(self._handle, no_restart=True)
+
+    def __str__(self) -> str:
+        at = f" (process {self.where.pid} on {self.where.host})" if self.where else ""
+        return f"{self.name}{at}"
+
+    async def _answer(self, ref: Any, doing: str, deadline: float | None) -> Any:
+        import ray
+
+        try:
+            async with asyncio.timeout(deadline):
+                kind, content = await ref
+        except TimeoutError:
+            raise Lost(
+                f"{self} has not answered for {deadline:g} s while {doing}",
+                f"look at that process with py-spy, and at {self._log}",
+            ) from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(ref, recursive=False)
+            raise
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            raise Lost(
+                f"{self} ended while {doing}: {_first_line(error)}", f"its last words are in {self._log}"
+            ) from error
+        if kind == "failed":
+            raise _as_raised(self, doing, content)
+        return content
+
+
+def put(value: Any) -> Any:
+    """Into this node's object store; whoever gets the reference as an argument of a call sees the value."""
+    import ray
+
+    return ray.put(value)
+
+
+def get(reference: Any) -> Any:
+    """The value of `put`. Blocks until it is here."""
+    import ray
+
+    return ray.get(reference)
+
+
+def gpus() -> int:
+    """How many the cluster that RAY_ADDRESS names, or else this machine, has for us."""
+    import ray
+
+    if not os.environ.get(ADDRESS):
+        import torch
+
+        return torch.cuda.device_count()
+    with _own_signals():
+        ray.init(address=os.environ[ADDRESS], log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            return int(_resources().get("GPU", 0))
+        finally:
+            ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call, unused-ignore]
+    return there
+
+
+def _start_ray(needs: Sequence[Needs], folder: str | None) -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise ReasonkitError("this process already has a Ray cluster", "end that one first")
+    if threading.current_thread() is not threading.main_thread():
+        raise ReasonkitError("Ray is started by the main thread only", "open the Cluster there")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get(ADDRESS)
+    with _own_signals():
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ReasonkitError(
+                    f"no Ray cluster can be joined at {ADDRESS}={address}: {_first_line(error)}",
+                    f"ray status --address {address}   or unset {ADDRESS} to start one here",
+                ) from error
+            return
+        cores = max(os.cpu_count() or 1, sum(each.cpus for each in needs))
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=folder, **quiet)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; it stays ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An error as it travels: ours as it is, any other in words."""
+
+    known: ReasonkitError | None
+    summary: str
+    trace: str
+
+
+def _as_raised(actor: Actor, doing: str, failed: _Failed) -> ReasonkitError:
+    if failed.known is not None:
+        return failed.known
+    return ReasonkitError(f"{actor} failed in {doing}: {failed.summary}\n{failed.trace}", "")
+
+
+def _failed(error: BaseException) -> tuple[str, _Failed]:
+    known = error if isinstance(error, ReasonkitError) else None
+    return "failed", _Failed(known, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+class _Host:
+    """What runs in an actor's process, whatever it is that it holds."""
+
+    def __init__(self, log: str, folder: str, path: list[str], environment: Mapping[str, str]) -> None:
+        os.environ.update(environment)
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # a user's own modules are looked up where the run was started
+            os.chdir(folder)
+        sys.path += [each for each in path if each not in sys.path]
+        with Path(log).open("ab", buffering=0) as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        self._object: Any = None
+        self._ticks = 0
+
+    def _tick(self) -> None:
+        self._ticks += 1
+
+    def _here(self) -> dict[str, Any]:
+        import ray
+
+        return {
+            "host": socket.gethostname(),
+            "node": _node(),
+            "pid": os.getpid(),
+            "gpus": tuple(int(each) for each in ray.get_gpu_ids()),
+        }
+
+    def _free_address(self) -> str:
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{_node()}:{free.getsockname()[1]}"
+
+
+def _node() -> str:
+    import ray
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call, unused-ignore]
+    return address
+
+
+class _WaitingHost(_Host):
+    async def where(self) -> tuple[str, Any]:
+        return "done", self._here()
+
+    async def address(self) -> tuple[str, Any]:
+        return "done", self._free_address()
+
+    async def pulse(self) -> tuple[str, Any]:
+        return "done", self._ticks
+
+    async def make(self, make: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
+        try:
+            self._object = make(*arguments)
+        except Exception as error:
+            return _failed(error)
+        return "done", None
+
+    async def call(self, method: str, options: Mapping[str, Any], *arguments: Any) -> tuple[str, Any]:
+        try:
+            return "done", await getattr(self._object, method)(*arguments, **options)
+        except Exception as error:
+            return _failed(error)
+
+
+class _WorkingHost(_Host):
+    def where(self) -> tuple[str, Any]:
+        return "done", self._here()
+
+    def address(self) -> tuple[str, Any]:
+        return "done", self._free_address()
+
+    def make(self, make: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
+        try:
+            self._object = make(self._tick, *arguments)
+        except Exception as error:
+            return _failed(error)
+        return "done", None
+
+    def call(self, method: str, options: Mapping[str, Any], *arguments: Any) -> tuple[str, Any]:
+        try:
+            return "done", getattr(self._object, method)(*arguments, **options)
+        except Exception as error:
+            return _failed(error)
+
+    def answer_pulse(self) -> tuple[str, Any]:
+        return "done", self._ticks
+
+
+def _working_actor() -> Any:
+    """Its pulse has a thread of its own beside that of the work."""
+    import ray
+
+    class Host(_WorkingHost):
+        @ray.method(concurrency_group="pulse")
+        def pulse(self) -> tuple[str, Any]:
+            return self.answer_pulse()
+
+    actor: Any = ray.remote
+    return actor(concurrency_groups={"pulse": 1})(Host)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,404 @@
+"""Learner and engines in actors of a cluster, behind the faces that the local ones have.
+
+    RemoteLearner   one Rank an actor; a rank that is lost ends them all (the run goes back to a checkpoint)
+    RemoteEngines   one engine an actor; one that is lost is started anew, with the newest weights, and what it was
+                    asked is asked again: a request decides its own draws, so the reply is the same
+
+Weights go from the ranks to the engines without passing through the controller: rank 0 puts what all ranks gather
+into Ray's object store, in parcels, and goes on; vLLM takes them from there by its own weight transfer. Left out: a
+broadcast from the ranks to other machines' engines by NCCL. What is placed where is topology.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reasonkit.cluster import SILENT, Actor, Lost, get, put
+from reasonkit.engines import Engine, Sampling, WeightSource, open_engine
+from reasonkit.errors import ReasonkitError
+from reasonkit.recipe import ModelConfig, Part, Recipe
+from reasonkit.records import Completion
+from reasonkit.train.learner import StepStats
+from reasonkit.train.mesh import Mesh, open_mesh
+from reasonkit.train.packing import Batch
+from reasonkit.train.parcels import Parcel, pack, unpack
+from reasonkit.train.rank import Rank
+from reasonkit.train.ranks import GRACE, STALLED
+
+LOGGER = logging.getLogger(__name__)
+
+UPDATE = 600.0
+"""Seconds in which an engine must have loaded new weights."""
+RESTARTS = 3
+"""How often an engine may be lost between two sets of weights before the run is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcels:
+    """Weights that left the learner, which may go on."""
+
+    references: tuple[Any, ...]
+    bytes: int
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return unpack([get(reference) for reference in self.references])
+
+
+class ActorRank(Rank):
+    """A rank as its actor is asked for it."""
+
+    def parcels(self) -> Parcels:
+        """All ranks gather; rank 0 keeps."""
+        references, size = [], 0
+        for parcel in pack((name, self._whole(tensor)) for name, tensor in self.weights()):
+            if self.mesh.rank == 0:
+                references.append(put(parcel))
+                size += parcel.bytes
+        return Parcels(tuple(references), size)
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        self.mesh.tick()
+        return tensor
+
+
+def make_rank(
+    tick: Callable[[], None], rank: int, count: int, address: str, recipe: Recipe, path: str, threads: int
+) -> ActorRank:
+    """In the actor's process."""
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if count == 1 and device == "cpu":
+        return ActorRank.from_recipe(recipe, path, Mesh(torch.device("cpu"), tick=tick))
+    parallel = dict(recipe.cluster.parallel)
+    mesh = open_mesh(rank, count, device=device, address=address, parallel=parallel, tick=tick)
+    return ActorRank.from_recipe(recipe, path, mesh)
+
+
+class RemoteLearner:
+    """Implements Learner over actors that hold a rank each."""
+
+    def __init__(self, actors: Sequence[Actor], *, stalled: float = STALLED, silent: float = SILENT) -> None:
+        """Of actors that are made. `stalled` is how long no rank may tick, `silent` how long one may give no sign
+        of life."""
+        self._actors = list(actors)
+        self._stalled = stalled
+        self._silent = silent
+        self._lost: ReasonkitError | None = None
+
+    @classmethod
+    async def on(
+        cls, actors: Sequence[Actor], recipe: Recipe, path: Path | str, threads: int
+    ) -> RemoteLearner:
+        """The learner of a recipe, on the model and tokenizer at `path`."""
+        address = await actors[0].address()
+        await asyncio.gather(
+            *(
+                actor.make(make_rank, rank, len(actors), address, recipe, str(Path(path).resolve()), threads)
+                for rank, actor in enumerate(actors)
+            )
+        )
+        return cls(actors)
+
+    async def step(self, batch: Batch) -> StepStats:
+        return StepStats((await self._all("step", put(batch)))[0])
+
+    async def logprobs(self, batch: Batch, *, reference: bool) -> list[Tensor]:
+        parts = await self._all("logprobs", put(batch.samples), reference=reference)
+        return _merged(parts, len(batch.samples))
+
+    async def values(self, batch: Batch) -> list[Tensor]:
+        return _merged(await self._all("values", put(batch.samples)), len(batch.samples))
+
+    def weights(self) -> WeightSource:
+        return RemoteWeights(self)
+
+    async def rehearse(self, longest: int) -> None:
+        await self._all("rehearse", longest)
+
+    async def save(self, path: Path, state: Mapping[str, Any]) -> None:
+        await self._all("save", path.resolve(), dict(state))
+
+    async def saved(self) -> None:
+        await self._all("saved")
+
+    async def load(self, path: Path) -> None:
+        await self._all("load", path.resolve())
+
+    async def parcels(self) -> Parcels:
+        gathered: Parcels = (await self._all("parcels"))[0]
+        return gathered
+
+    async def close(self) -> None:
+        try:
+            if self._lost is None:
+                await self._all("saved")
+        finally:
+            for actor in self._actors:
+                actor.kill()
+
+    async def _all(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
+        """The method's result on every rank. All are told before one is awaited: all hear the same order."""
+        if self._lost is not None:
+            raise self._lost
+        calls = [asyncio.ensure_future(actor.begin(method, *arguments, **options)) for actor in self._actors]
+        try:
+            await self._over(calls, method)
+        except ReasonkitError as error:
+            self._lost = error
+            for actor in self._actors:  # the others would wait for it in a collective, for ever
+                actor.kill()
+            raise
+        finally:
+            for call in calls:
+                call.cancel()
+        return [call.result() for call in calls]
+
+    async def _over(self, calls: Sequence[asyncio.Future[Any]], method: str) -> None:
+        ticks: list[int] = []
+        moved = time.monotonic()
+        every = min(self._silent, self._stalled) / 4
+        while True:
+            done, waiting = await asyncio.wait(calls, timeout=every, return_when=asyncio.FIRST_EXCEPTION)
+            if any(call.exception() for call in done):
+                await asyncio.wait(calls, timeout=GRACE)
+                raise _cause([call.exception() for call in calls if call.done()])
+            if not waiting:
+                return
+            now = list(await asyncio.gather(*(actor.pulse(self._silent) for actor in self._actors)))
+            if now != ticks:
+                ticks, moved = now, time.monotonic()
+            elif time.monotonic() - moved > self._stalled:
+                behind = min(
+                    (place for place, call in enumerate(calls) if not call.done()), key=ticks.__getitem__
+                )
+                raise Lost(
+                    f"{self._actors[behind]} has not moved on for {self._stalled:g} s in {method} "
+                    f"(ticks of all ranks: {ticks})",
+                    "look at that process with py-spy or at its device",
+                )
+
+
+def _cause(errors: Sequence[BaseException | None]) -> BaseException:
+    """Whose partner dies fails too, so a death explains the other errors."""
+    real = [error for error in errors if error is not None]
+    return next((error for error in real if isinstance(error, Lost)), real[0])
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteWeights:
+    """The weights as they are when they are collected; in this process there are none to iterate over."""
+
+    learner: RemoteLearner
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        raise TypeError("the weights are in other processes; hand them to RemoteEngines")
+
+
+class ServedEngine:
+    """An engine, in its actor's process."""
+
+    def __init__(self, path: str, part: Part, model: ModelConfig, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._engine: Engine = open_engine(path, part, model)
+        on_gpu = part.name == "vllm" and torch.cuda.is_available()
+        self._device = "cuda" if on_gpu else "cpu"  # from where vLLM hands them to its own processes
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        return await self._engine.generate(prompt_ids, sampling)
+
+    async def load(self, version: int, *parcels: Parcel) -> None:
+        await self._engine.load_weights(_Unpacked(parcels, self._device), version)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpacked:
+    """Iterated as often as the engine likes; one tensor at a time is anywhere but in the object store."""
+
+    parcels: Sequence[Parcel]
+    device: str
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in unpack(self.parcels):
+            yield name, tensor.to(self.device)
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A place for an engine, whichever process fills it at the moment."""
+
+    number: int
+    actor: Actor
+    version: int | None = None
+    in_flight: int = 0
+    losses: int = 0
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process that fills it is of no use any more."""
+    mending: asyncio.Task[None] | None = None
+    watching: asyncio.Task[None] | None = None
+
+
+Place = Callable[[int], Awaitable[Actor]]
+"""Starts a process for the engine of that number, and makes the engine in it."""
+
+
+class RemoteEngines:
+    """Implements Engine over actors that hold an engine each."""
+
+    def __init__(self, actors: Sequence[Actor], place: Place, *, silent: float = SILENT) -> None:
+        """Of actors that are made. `silent` is how long an engine with work may give no sign of life."""
+        self._place = place
+        self._silent = silent
+        self._seats = [_Seat(number, actor) for number, actor in enumerate(actors)]
+        self._newest: tuple[Parcels, int] | None = None
+        self._closed = False
+
+    @property
+    def actors(self) -> list[Actor]:
+        return [seat.actor for seat in self._seats]
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """By the engine that has the least to do; by another one, or the same started anew, where that is lost."""
+        while True:
+            seat = await self._free()
+            try:
+                completion: Completion = await self._on(
+                    seat, lambda actor: actor.call("generate", tuple(prompt_ids), sampling)
+                )
+            except Lost as lost:
+                self._mend(seat, lost)
+            else:
+                return completion
+
+    async def load_weights(self, weights: WeightSource, version: int) -> None:
+        """Replaces the weights of all engines at once, requests in flight or not."""
+        started = time.perf_counter()
+        parcels = weights if isinstance(weights, Parcels) else await self.collect(weights)
+        self._newest = parcels, version
+        async with asyncio.TaskGroup() as tasks:
+            for seat in self._seats:
+                tasks.create_task(self._renew(seat, version))
+        spent = time.perf_counter() - started
+        LOGGER.debug(
+            "weights of version %d to %d engines: %.1f MB in %.2f s, %.3f GB/s each",
+            version, len(self._seats), parcels.bytes / 1e6, spent, parcels.bytes / 1e9 / spent,
+        )  # fmt: skip
+
+    async def collect(self, weights: WeightSource) -> Parcels:
+        """A copy of the weights, which their learner may leave behind."""
+        if isinstance(weights, RemoteWeights):
+            return await weights.learner.parcels()
+        parcels = await asyncio.to_thread(lambda: list(pack(weights)))
+        return Parcels(tuple(put(parcel) for parcel in parcels), sum(parcel.bytes for parcel in parcels))
+
+    async def close(self) -> None:
+        """Ends the engines' processes. Requests in flight fail."""
+        self._closed = True
+        for seat in self._seats:
+            for task in (seat.mending, seat.watching):
+                if task is not None:
+                    task.cancel()
+        ending = [seat.actor.call("close", deadline=GRACE * 5) for seat in self._seats]
+        await asyncio.gather(*ending, return_exceptions=True)  # what does not end by itself is ended
+        for seat in self._seats:
+            seat.actor.kill()
+
+    async def _free(self) -> _Seat:
+        if self._closed:
+            raise ReasonkitError("the engines are closed", "start others")
+        while not (there := [seat for seat in self._seats if seat.mending is None]):
+            mending = [seat.mending for seat in self._seats if seat.mending is not None]
+            done, _ = await asyncio.wait(mending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        return min(there, key=lambda seat: seat.in_flight)
+
+    async def _on(self, seat: _Seat, ask: Callable[[Actor], Awaitable[Any]]) -> Any:
+        """What the seat's process answers, unless it is lost before."""
+        seat.in_flight += 1
+        if seat.watching is None or seat.watching.done():
+            seat.watching = asyncio.create_task(self._watch(seat))
+        lost = asyncio.ensure_future(seat.lost.wait())
+        asked = asyncio.ensure_future(ask(seat.actor))
+        try:
+            await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise Lost(f"{seat.actor} was lost with {seat.in_flight} requests in flight")
+            return asked.result()
+        finally:
+            asked.cancel()
+            lost.cancel()
+            seat.in_flight -= 1
+
+    async def _watch(self, seat: _Seat) -> None:
+        """As long as it has work, it must give signs of life."""
+        while seat.in_flight:
+            try:
+                await seat.actor.pulse(self._silent)
+            except Lost as lost:
+                self._mend(seat, lost)
+                return
+            await asyncio.sleep(self._silent / 4)
+
+    async def _renew(self, seat: _Seat, version: int) -> None:
+        while seat.version != version:
+            if seat.mending is not None:
+                await asyncio.shield(seat.mending)
+                continue
+            try:
+                await self._on(seat, self._load)
+            except Lost as lost:
+                self._mend(seat, lost)
+            else:
+                seat.version = version
+                seat.losses = 0
+
+    async def _load(self, actor: Actor) -> None:
+        assert self._newest is not None
+        parcels, version = self._newest
+        await actor.call("load", version, *parcels.references, deadline=UPDATE)
+
+    def _mend(self, seat: _Seat, lost: Lost) -> None:
+        """Start the engine anew, unless that is under way."""
+        if seat.mending is None and not self._closed:
+            seat.mending = asyncio.create_task(self._start_anew(seat, lost))
+
+    async def _start_anew(self, seat: _Seat, lost: Lost) -> None:
+        seat.losses += 1
+        LOGGER.warning(
+            "%s; engine %d is started anew, and %d requests are asked again",
+            lost.message, seat.number, seat.in_flight,
+        )  # fmt: skip
+        seat.lost.set()
+        seat.actor.kill()
+        if seat.losses > RESTARTS:
+            raise Lost(
+                f"engine {seat.number} was lost {seat.losses} times without new weights in between; "
+                f"the last time: {lost.message}",
+                lost.hint,
+            )
+        seat.actor = await self._place(seat.number)
+        seat.lost = asyncio.Event()
+        seat.version = None
+        if self._newest is not None:
+            _, version = self._newest
+            await self._load(seat.actor)
+            seat.version = version
+        seat.mending = None
+
+
+def _merged(parts: Sequence[Mapping[int, Tensor]], count: int) -> list[Tensor]:
+    """Every rank's share, in the order of the samples. Neighbours say the same."""
+    whole = {place: numbers for part in parts for place, numbers in part.items()}
+    return [whole[place] for place in range(count)]
