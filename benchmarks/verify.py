@@ -2,16 +2,16 @@
 
     python benchmarks/verify.py --workers 2
 
-Replies are two thousand characters of reasoning that end in a box. Answers are drawn at random from the shapes
-that problem sets have (integers, decimals, fractions, radicals, polynomials, sets, tuples, words, and some that take
+Replies are two thousand characters of reasoning that end in a box. Answers are drawn at random from the shapes that
+problem sets have (integers, decimals, fractions, radicals, polynomials, sets, tuples, words, and some that take
 computer algebra), half of them right, some in another form than the gold answer. `hostile` replaces a few by
 expressions that never finish.
 
 Contenders: the verifier pool; Math-Verify over the whole reply with its own five-second timeouts, one process a
-worker as well (they need the main thread, so each process judges in it), on the first tenth of the same replies. They
-take turns, and the table shows medians, by the clock and by CPU time of all processes, which other work on the
-machine does not touch. `delay` is how much longer an honest verdict takes at the 99th percentile, with 32 in flight,
-when hostile ones are among them.
+worker as well (they need the main thread, so each process judges in it), on the first tenth of the same replies.
+They take turns, and the table shows medians, by the clock and by CPU time of all processes, which other work on the
+machine disturbs less. Verdicts differ on `\\log` for `\\ln`, which we take for right. The last lines show what an
+honest verdict waits, with 32 in flight, alone and with hostile ones among them.
 """
 
 from __future__ import annotations

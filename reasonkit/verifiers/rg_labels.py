@@ -2,8 +2,8 @@
 
 Found by working every label out anew from its question (the audit in tests/integration/test_verify_labels.py):
 
-- mahjong_puzzle: the library draws the result before the card, so about one label in six names a result that the stated
-  rules do not give. The rules are applied here.
+- mahjong_puzzle: the library draws the result before the card, so about one label in six names a result that the
+  stated rules do not give. The rules are applied here.
 - basic_arithmetic: nested divisions are evaluated by floor division. Where the exact value is no whole number, no
   answer that the question allows is the label: unusable.
 - time_intervals: times with a weekday in brackets and an offset from UTC lose their time of day: unusable. Of

@@ -225,7 +225,9 @@ def test_commands_say_at_load_that_a_judge_is_missing(
     (tmp_path / "in.jsonl").write_text(ROW + "\n")
     one = ("verify", "--source", "stem_web", "--answer", "12 m", "--response", "x")
     question = ({"role": "user", "content": "1+1="},)
-    write_records([Record(str(n), "stem_web", question, "twelve") for n in range(8)], tmp_path / "rows.parquet")
+    write_records(
+        [Record(str(n), "stem_web", question, "twelve") for n in range(8)], tmp_path / "rows.parquet"
+    )
     write_micro(tmp_path)
     (tmp_path / "judged.yaml").write_text(
         RECIPE.replace("train: [{name: arithmetic_chain, size: 40}]", "train: [{name: rows.parquet}]")

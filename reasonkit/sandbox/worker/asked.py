@@ -6,7 +6,6 @@ stay here. Everything in this process may be taken apart by the code in it: it h
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import io
 import operator
@@ -101,6 +100,8 @@ class Asked:
             case "set":
                 return setattr(target, message["name"], *given)
             case "await":
+                import asyncio  # large, and every job's fork would carry it
+
                 return asyncio.run(_awaited(target))
             case "bool":
                 return bool(target)
