@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,8 @@ class Running:
     transfer: Transfer
     processes: tuple[Any, ...]
     """All that vLLM has started, also where one of them has lost its parent meanwhile."""
+    segments: frozenset[str]
+    """Names of the shared memory in which they exchange messages."""
 
     @property
     def workers(self) -> int:
@@ -76,7 +81,7 @@ class Running:
         return dtype
 
     def end(self, patience: float) -> None:
-        """No process is left when this returns. Blocks."""
+        """No process is left when this returns, and no shared memory. Blocks."""
         import psutil  # type: ignore[import-untyped, unused-ignore]
 
         self.llm.shutdown(timeout=patience)
@@ -84,6 +89,13 @@ class Running:
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=KILLING)
+        for (
+            name
+        ) in self.segments:  # vLLM's processes hang when they end, and are killed before they remove it
+            with contextlib.suppress(FileNotFoundError):
+                memory = SharedMemory(name)
+                memory.close()
+                memory.unlink()
 
 
 def start(
@@ -137,7 +149,10 @@ def start(
             f"vLLM could not start on {folder}: {reason}",
             "its own messages stand above; reasonkit doctor says what this machine can do",
         ) from error
-    return Running(llm, folder, adapter, tokenizer, eos_ids, tied, way, _family(llm))
+    processes = _family(llm)
+    return Running(
+        llm, folder, adapter, tokenizer, eos_ids, tied, way, processes, _shared_memory_of(processes)
+    )
 
 
 def adapter_of(folder: Path | str) -> Path:
@@ -229,3 +244,9 @@ def _family(llm: Any) -> tuple[Any, ...]:
 
     parents = [psutil.Process(process.pid) for process in llm.engine_core.resources.engine_manager.processes]
     return (*parents, *(child for parent in parents for child in parent.children(recursive=True)))
+
+
+def _shared_memory_of(processes: Iterable[Any]) -> frozenset[str]:
+    """Python's own kind, which is a file in memory that processes map."""
+    mapped = (Path(mapping.path) for process in processes for mapping in process.memory_maps())
+    return frozenset(path.name for path in mapped if path.match("/dev/shm/psm_*"))

@@ -103,6 +103,8 @@ class Client:
             for receiver, argument in zip(self._receivers, arguments, strict=True)
         }
         done, late = wait(calls, max(self._until - time.monotonic(), 0.0), return_when=FIRST_EXCEPTION)
+        for call in late:
+            call.cancel()
         for call in done:
             error = call.exception()
             if isinstance(error, ReasonkitError):
@@ -188,8 +190,8 @@ class Source:
 
 
 class Sender:
-    """Makes updates, one after the other, to the same engines. Every rank of a learner that is spread over
-    processes has one: all gather, `rank` 0 talks to the engines."""
+    """Makes updates, one after the other, to the same engines, which take them from no other sender. Every rank of
+    a learner that is spread over processes has one: all gather, `rank` 0 talks to the engines."""
 
     def __init__(
         self,
