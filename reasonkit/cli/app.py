@@ -50,7 +50,7 @@ COMMANDS: dict[str, Command] = {
     "rescore": Command("reasonkit.cli.rescore:rescore", "Judge an evaluation's old replies again."),
     "play": Command("reasonkit.cli.play:play", "Play an environment turn by turn, or watch a model do it."),
     "report": Command(
-        "reasonkit.cli.report:report", "Write a report of runs or evaluations: one HTML page and charts."
+        "reasonkit.cli.report:report", "Write a report of runs or evaluations: a page, charts."
     ),
     "steer": Command(
         "reasonkit.cli.steer:app", "Guide a TaskLLM between code and text; collect data of it.", group=True
