@@ -29,15 +29,17 @@ import torch
 
 from reasonkit import __version__, log
 from reasonkit.advantages import ADVANTAGES, Advantage
+from reasonkit.cluster import Lost
 from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
 from reasonkit.data.load import Data, identities, open_data, prepare
 from reasonkit.dialogue import Dialogue
 from reasonkit.engines import Engine
 from reasonkit.envs import ENVS
-from reasonkit.errors import Stopped
+from reasonkit.errors import ConfigError, Stopped
 from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.run import validate_on_tasks
+from reasonkit.models import find_model
 from reasonkit.recipe import Recipe
 from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
@@ -85,8 +87,8 @@ class Outcome:
         }
 
 
-def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
-    """A new run in an empty folder."""
+def start_run(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int = 0) -> Outcome:
+    """A new run in an empty folder. So often it goes back to its last checkpoint when a process is lost."""
     check_topology(recipe)
     threads = recipe.train.threads or torch.get_num_threads()
     write_text(folder.recipe, dump_recipe(recipe))
@@ -104,18 +106,23 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
         python=platform.python_version(),
         platform=platform.platform(),
     )
-    return _carry_out(recipe, folder, observer)
+    return _carry_out(recipe, folder, observer, restarts)
 
 
-def resume_run(folder: RunDir, observer: Observer) -> Outcome:
+def resume_run(folder: RunDir, observer: Observer, restarts: int = 0) -> Outcome:
     """The same walk again, from the last complete checkpoint.
 
     What was written down after it is cut off first: it is written again, identically.
     """
     recipe = load_recipe(folder.recipe)
+    check_topology(recipe)
+    _cut_back(folder)
+    return _carry_out(recipe, folder, observer, restarts)
+
+
+def _cut_back(folder: RunDir) -> None:
     folder.remove_leftovers()
     folder.forget_after(max(folder.checkpoints(), default=0))
-    return _carry_out(recipe, folder, observer)
 
 
 def outcome_of(folder: RunDir) -> Outcome:
@@ -124,11 +131,22 @@ def outcome_of(folder: RunDir) -> Outcome:
     return Outcome(folder, info["before"], info["after"], info["steps"], info["seconds"])
 
 
-def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
+def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int) -> Outcome:
     torch.set_num_threads(folder.info()["threads"])
     folder.update_info(state="running", pid=os.getpid(), host=socket.gethostname())
     with _recorded(folder):
-        return asyncio.run(_walk(recipe, folder, observer))
+        while True:
+            try:
+                return asyncio.run(_walk(recipe, folder, observer))
+            except Lost as lost:
+                if not restarts:
+                    hint = f"{lost.hint}; then reasonkit train --resume {folder.path} --max-restarts 3"
+                    raise Lost(lost.message, hint) from lost
+                restarts -= 1
+                LOGGER.warning(
+                    "%s; starting again from the last checkpoint (%d more)", lost.message, restarts
+                )
+                _cut_back(folder)
 
 
 @contextlib.contextmanager
@@ -179,17 +197,12 @@ async def _assembled(
     recipe: Recipe, folder: RunDir, observer: Observer
 ) -> AsyncIterator[tuple[Run, Callable[[Run], Awaitable[None]]]]:
     """The run's parts, opened, and the loop that it goes through; closed again however the run ends."""
-    observer.phase("building data")
-    train_sources = prepare(recipe.data.train, "train", folder.data, recipe.seed)
-    held_out_sources = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
     path = _model_path(recipe, folder, observer)
     check_context(load_config(path), recipe.model.context, path)
     dialogue = Dialogue(load_tokenizer(path))
-    fits = None if recipe.prompt_limit is None else too_long(dialogue, recipe.prompt_limit)
+    observer.phase("building data")
     async with contextlib.AsyncExitStack() as stack:
-        data = stack.enter_context(open_data(recipe.data, train_sources, held_out_sources, recipe.seed, fits))
-        datasets = identities((*train_sources, *held_out_sources))
-        folder.update_info(datasets=datasets, left_out=data.dropped)
+        data = stack.enter_context(_data(recipe, folder, dialogue))
         topology = await stack.enter_async_context(
             open_topology(recipe, folder.path / "logs", folder.info()["threads"])
         )
@@ -199,7 +212,6 @@ async def _assembled(
         stack.callback(journal.close)
         judge = await stack.enter_async_context(open_judge(recipe.verifier))
         judge.check(data.held_out if is_supervised(recipe) else data.some_records())
-        warn_of_leaks([record for records in data.finite.values() for record in records])
         rollouts = Rollouts(
             engine,
             dialogue,
@@ -238,6 +250,19 @@ async def _assembled(
         )
         stack.push_async_callback(run.close)
         yield run, train if objective is None else partial(supervise, objective=objective)
+
+
+@contextlib.contextmanager
+def _data(recipe: Recipe, folder: RunDir, dialogue: Dialogue) -> Iterator[Data]:
+    """What to train and validate on, found, generated or pinned once."""
+    train_sources = prepare(recipe.data.train, "train", folder.data, recipe.seed)
+    held_out_sources = prepare(recipe.data.held_out, "test", folder.data, recipe.seed)
+    fits = None if recipe.prompt_limit is None else too_long(dialogue, recipe.prompt_limit)
+    with open_data(recipe.data, train_sources, held_out_sources, recipe.seed, fits) as data:
+        datasets = identities((*train_sources, *held_out_sources))
+        folder.update_info(datasets=datasets, left_out=data.dropped)
+        warn_of_leaks([record for records in data.finite.values() for record in records])
+        yield data
 
 
 async def _look_at_tasks(
@@ -281,7 +306,14 @@ def _tracked(recipe: Recipe, folder: RunDir) -> Tracked:
 def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
     """The folder of the starting model; a recipe with `init` makes it once, in the run folder."""
     if recipe.model.init is None:
-        return Path(str(recipe.model.path)).expanduser()
+        found = find_model(str(recipe.model.path))
+        if found.folder is None:
+            raise ConfigError(
+                f"model.path is {recipe.model.path}, whose weights are elsewhere and cannot be trained",
+                "--set model.path=FOLDER, a run, or ORG/NAME on the Hub",
+            )
+        folder.update_info(model=found.identity)
+        return found.folder
     if not folder.model.exists():
         observer.phase("making the model")
         with atomic_folder(folder.model) as temporary:
