@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,12 @@ def add_adapters(model: PreTrainedModel, fields: Mapping[str, Any], seed: int) -
     config = lora_config(fields)
     origin = model.name_or_path or ""
     config.base_model_name_or_path = str(Path(origin).absolute()) if Path(origin).is_dir() else origin or None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*tie_word_embeddings")  # merging would untie what is tied
         torch.manual_seed(derive_seed(seed, "adapters"))
         try:
             model.add_adapter(config, NAME)
-        except ValueError as error:
+        except (ValueError, UserWarning) as error:
             raise ConfigError(f"model.lora: {error}", "name other target_modules") from error
 
 

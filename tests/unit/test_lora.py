@@ -61,15 +61,16 @@ def train(learner: LocalLearner, updates: int = 2) -> list[float]:
     ids=str,
 )
 def test_engines_get_the_model_that_the_adapters_make(fields: dict[str, Any]) -> None:
-    learner = make_learner(**fields)
+    shape: Shape = "llama" if "modules_to_save" in fields else "qwen2"
+    learner = make_learner(shape, **fields)
     before = weights(learner)
-    assert before.keys() == tiny_model("qwen2", VOCABULARY).state_dict().keys()
+    assert before.keys() == tiny_model(shape, VOCABULARY).state_dict().keys()
     train(learner)
     after = weights(learner)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj.weight" in name for name in changed)
     assert any("embed_tokens" in name for name in changed) == ("modules_to_save" in fields)
-    whole = tiny_model("qwen2", VOCABULARY)
+    whole = tiny_model(shape, VOCABULARY)
     whole.load_state_dict(after)
     probes = Policy(whole, 1.0, torch.float32, CPU).probe()
     torch.testing.assert_close(probes, learner.rank.policy.probe(), rtol=0, atol=1e-4)
@@ -113,7 +114,11 @@ def test_the_reference_is_the_starting_model_without_a_copy_only_where_that_is_r
     learner = make_learner(**fields)
     assert isinstance(learner.rank._reference, kind)
     start = local_learner(
-        tiny_model("qwen2", VOCABULARY), loss=LossConfig(), train=TrainConfig(), total_updates=1, max_tokens=1
+        tiny_model("qwen2", VOCABULARY),
+        loss=LossConfig(),
+        train=TrainConfig(token_budget=60),
+        total_updates=1,
+        max_tokens=1,
     )
     expected = asyncio.run(start.logprobs(batch_of(), reference=False))
     for _ in range(2):
@@ -148,6 +153,8 @@ def test_wrong_fields_are_errors_that_name_the_right_ones() -> None:
     assert "lora_alpha" in raised.value.hint
     with pytest.raises(ConfigError, match=r"lora_dropout is 0\.1"):
         lora_config({"lora_dropout": 0.1})
+    with pytest.raises(ConfigError, match="tie_word_embeddings"):
+        make_learner("qwen2", modules_to_save=["embed_tokens"])
     with pytest.raises(ConfigError, match=r"model\.lora: .*q_porj"):
         make_learner(target_modules=["q_porj"])
 
