@@ -1,7 +1,7 @@
 """Training speed on one GPU: tokens/s, MFU and peak memory of Qwen2.5-shaped models on packed rows in bfloat16.
 
 Weights and tokens are random: what is measured is one optimizer update of the learner that `reasonkit train` uses,
-on sequences of mixed lengths that fill rows of 8k tokens. Needs torch, transformers and peft beside reasonkit; TRL's
+on sequences of mixed lengths that fill rows of 8k tokens. Needs torch, transformers, peft and reasonkit; TRL's
 SFTTrainer trains on the same sequences beside it where it is installed (an update of imitation: TRL has no update
 on given rollouts). Parity compares bfloat16 with float32 losses of one small model. Nothing here gates anything.
 
