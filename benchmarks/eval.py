@@ -6,8 +6,8 @@
    with a verifier that runs in place, once with mathematics in the worker pool (on two processes).
 2. The report of 100,000 samples: writing it, and opening it in headless Chromium from disk.
 3. Grading answers to mathematical problems (benchmarks/verify.py makes them) by two workers, through the Grader
-   that `eval` uses, beside lm-eval's own grading of its minerva_math task (`process_results`), in two processes too, in
-   the same run. `--lm-eval` names a Python that has `lm-eval[math]`, which needs an environment of its own.
+   that `eval` uses, beside lm-eval's own grading of its minerva_math task (`process_results`), in two processes
+   too, in the same run. `--lm-eval` names a Python that has `lm-eval[math]`, which needs an environment of its own.
 
 Times are by the clock and by CPU time of all processes, which other work on the machine does not touch.
 """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
-from reasonkit.errors import PartlyDone, Stopped, UsageError
+from reasonkit.errors import PartlyDone, ReasonkitError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from reasonkit.evaluate.folder import EvaluationDir
@@ -98,9 +98,11 @@ def evaluate(  # long: an option a line
         prices=parse_prices(price or []),
         max_cost=max_cost,
     )
-    models = distinct([find_model(name, offline=offline) for name in model or [_newest()]])
+    names = model or [_newest()]
+    models = distinct([find_model(name, offline=offline) for name in names])
     changes = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     plans = _plans(tasks, limit, ids, k, pass_at, seed, preset, changes, offline)
+    _warn_of_leaks(names, plans)
     folder = EvaluationDir(out or EVALUATIONS / "+".join(found.label for found in models))
     if dry_run:
         _dry_run(models, plans, folder, concurrency, json_)
@@ -115,6 +117,23 @@ def _newest() -> str:
     name = newest_checkpoint()
     say(f"no model is named (-m): evaluating {name}, the best checkpoint of the newest run")
     return name
+
+
+def _warn_of_leaks(names: Sequence[str], plans: Sequence[TaskPlan]) -> None:
+    """A word where a run was trained on what it is now asked."""
+    from reasonkit.data.contamination import leaks_of_run
+    from reasonkit.engines.names import parse_model
+    from reasonkit.rundir import locate_run
+
+    for name in names:
+        run = locate_run(parse_model(name).name)
+        if run is None:
+            continue
+        try:
+            for leak in leaks_of_run(run, {plan.name: plan.records for plan in plans}):
+                say(f"warning: {run.path}: {leak}")
+        except ReasonkitError as error:  # its data has gone, or its recipe is another version's
+            say(f"warning: the training data of {run.path} is not compared with the tasks: {error.message}")
 
 
 def _plans(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from reasonkit.errors import UsageError
 from reasonkit.evaluate.compare import Comparison, compare
 from reasonkit.evaluate.samples import Sample, read_samples, sample_key
 from reasonkit.evaluate.table import COLUMNS, rows, warnings
@@ -27,6 +28,7 @@ def render_evaluation(
     """The page as text."""
     results = [source.result for source in sources]
     models, tasks = models_of(sources), tasks_of(sources)
+    compared, notes = comparisons(sources)
     return fill(
         "evaluation",
         {
@@ -42,10 +44,10 @@ def render_evaluation(
         several_tasks=len(tasks) > 1,
         columns=COLUMNS,
         rows=list(rows(results)),
-        warnings=list(warnings(results)),
+        warnings=[*warnings(results), *notes],
         bars=bars,
         charts=[(chart, in_words(chart, models)) for chart in charts],
-        comparisons=list(comparisons(sources)),
+        comparisons=compared,
         environments=[(str(each.path), list(_facts(each.read_about()))) for each in _folders(sources)],
         filters=[("model", "model", len(models) == 1), ("task", "task", len(tasks) == 1)],
         samples=replies,
@@ -67,13 +69,20 @@ def pack_replies(sources: Sequence[Source], room: int) -> Packed:
     return pack(sets, room, sum(source.result.n * source.result.k for source in sources), OF_REPLY)
 
 
-def comparisons(sources: Sequence[Source]) -> Iterator[Comparison]:
-    """Every later model against the first, on the tasks that both were asked."""
-    models = models_of(sources)
-    results = [[source.result for source in sources if source.result.model == model] for model in models]
+def comparisons(sources: Sequence[Source]) -> tuple[list[Comparison], list[str]]:
+    """Every later model against the first, on the tasks that both were asked; and why one is not compared."""
+    results = [
+        [source.result for source in sources if source.result.model == model] for model in models_of(sources)
+    ]
+    made: list[Comparison] = []
+    notes: list[str] = []
     for other in results[1:]:
         if {result.task for result in other} & {result.task for result in results[0]}:
-            yield compare(other, results[0])
+            try:
+                made.append(compare(other, results[0]))
+            except UsageError as error:
+                notes.append(f"{other[0].model} is not compared with {results[0][0].model}: {error.message}")
+    return made, notes
 
 
 def _folders(sources: Sequence[Source]) -> list[Any]:

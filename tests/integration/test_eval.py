@@ -64,6 +64,18 @@ def sampled(folder: Path) -> int:
     return len((folder / "samples.jsonl").read_text().splitlines())
 
 
+def make_run(here: Path, *checkpoints: str, source: str = "") -> None:
+    """A run called `mine` in ./runs, whose checkpoints are the models named."""
+    folder = here / "runs" / "mine"
+    for step, name in enumerate(checkpoints, start=1):
+        shutil.copytree(here / name, folder / "checkpoints" / f"step_{step}")
+    (folder / "run.json").write_text('{"state": "finished", "best": 1}')
+    (folder / "recipe.yaml").write_text(
+        "name: mine\nmodel: {path: a, context: 512}\nrollout: {max_tokens: 64}\n"
+        f"data: {{train: [{source}]}}\n"
+    )
+
+
 class TestResults:
     def test_tasks_times_models_into_one_folder(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run("arithmetic_chain:2 sums.yaml words.yaml", ("a", "hf:b"), limit=6)
@@ -118,10 +130,7 @@ class TestResults:
     def test_the_newest_runs_best_checkpoint_is_the_default(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run_folder = here / "runs" / "mine"
-        for step, name in ((1, "a"), (2, "b")):
-            shutil.copytree(here / name, run_folder / "checkpoints" / f"step_{step}")
-        (run_folder / "run.json").write_text('{"state": "finished", "best": 1}')
+        make_run(here, "a", "b")
         run("arithmetic_chain", (), limit=2)
         assert "runs/mine@1, the best checkpoint" in capsys.readouterr().err
         run("arithmetic_chain", ("runs/mine@2", "mine@1"), limit=2, out=Path("two"))
@@ -131,6 +140,23 @@ class TestResults:
         texts = [[s.text for s in replies(pair).values()] for pair in
                  (here / "two/mine@2/arithmetic_chain", here / "three/b/arithmetic_chain")]  # fmt: skip
         assert texts[0] == texts[1], "a checkpoint is its folder"
+
+    def test_a_run_that_was_trained_on_the_items_is_told_of(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = "what is the sum of all whole numbers from one up to and including the number"
+        (here / "seen.jsonl").write_text(
+            "".join(f'{{"question": "{words} {n}?", "answer": "#### {n}"}}\n' for n in (10, 20, 30))
+        )
+        source = (
+            f"{{name: {here / 'seen.jsonl'}, map: {{question: question, answer: answer}}, verifier: gsm8k}}"
+        )
+        (here / "seen.yaml").write_text(f"source: {source}\n")
+        make_run(here, "a", source=source)
+        run("seen.yaml", ("mine",), limit=2)
+        assert "training records hold an item of seen" in capsys.readouterr().err
+        run("sums.yaml", ("mine",), limit=2)
+        assert "hold an item" not in capsys.readouterr().err
 
     def test_an_adapter_is_merged_into_its_base(self, here: Path) -> None:
         from peft import LoraConfig, get_peft_model
@@ -196,7 +222,9 @@ class TestReadingResults:
         assert "b against first" in page
         report(["alone/results.json", "out/b/words/results.json"], output=here / "picture.svg")
         assert (here / "picture.svg").read_text().startswith("<?xml")
+        rescore(Path("alone"), grader=GraderName.REASONING360)
         report(["alone", "out"], output=here / "three.html")
+        assert "is not compared with" in (here / "three.html").read_text(), "two graders are no comparison"
         assert "a (alone)" in (here / "three.html").read_text(), "two models called a are told apart"
 
     @pytest.mark.parametrize(
