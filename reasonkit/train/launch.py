@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
+import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -98,6 +100,7 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int 
         id=uuid.uuid4().hex[:8],
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         version=__version__,
+        git=_commit(),
         seed=recipe.seed,
         step=0,
         steps=recipe.train.steps,
@@ -107,6 +110,17 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int 
         platform=platform.platform(),
     )
     return _carry_out(recipe, folder, observer, restarts)
+
+
+def _commit() -> str | None:
+    """The commit of the project that the run was started in, `-dirty` where files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    said = subprocess.run(
+        [git, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or None
 
 
 def resume_run(folder: RunDir, observer: Observer, restarts: int = 0) -> Outcome:
@@ -204,7 +218,12 @@ async def _assembled(
     async with contextlib.AsyncExitStack() as stack:
         data = stack.enter_context(_data(recipe, folder, dialogue))
         topology = await stack.enter_async_context(
-            open_topology(recipe, folder.path / "logs", folder.info()["threads"])
+            open_topology(
+                recipe,
+                folder.path / "logs",
+                folder.info()["threads"],
+                lambda placed: folder.update_info(placement=placed),
+            )
         )
         engine = Metered(await topology.engine(path))
         trackers = Trackers(recipe.log.trackers, _tracked(recipe, folder))
@@ -227,7 +246,6 @@ async def _assembled(
             gate = Gate(engine, rollouts, data.held_out, recipe.validation.samples)
             await warm_up(recipe, folder, path, gate, data.training_records(), observer)
         learner = await topology.learner(learning(recipe), folder.warm if recipe.warmup is not None else path)
-        folder.update_info(placement=topology.placed)
         await learner.rehearse(recipe.model.context)
         await engine.load_weights(learner.weights(), version=0)
         objective = await _objective(recipe, dialogue, learner, folder, data)
