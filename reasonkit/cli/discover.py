@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,10 +106,10 @@ def _list_runs(json_: bool) -> None:
     else:
         cells = [
             (row["name"], row["state"], f"{row['step']}/{row['steps']}", _percent(row["before"]),
-             _percent(row["after"]), row["changed"])
+             _percent(row["after"]), row["where"], row["changed"])
             for row in rows
         ]  # fmt: skip
-        print_table(("name", "state", "step", "before", "after", "last change"), cells)
+        print_table(("name", "state", "step", "before", "after", "where", "last change"), cells)
 
 
 def _run_row(run: RunDir) -> dict[str, Any]:
@@ -121,8 +122,17 @@ def _run_row(run: RunDir) -> dict[str, Any]:
         "steps": info.get("steps"),
         "before": info.get("before"),
         "after": info.get("after"),
+        "where": _where(info),
+        "placement": info.get("placement", []),
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(_last_change(run))),
     }
+
+
+def _where(info: Mapping[str, Any]) -> str:
+    """The machine of the controller, and of a cluster's actors how many of which kind run on each machine."""
+    kinds = Counter((each["host"], each["name"].partition("-")[0]) for each in info.get("placement", []))
+    actors = [f"{host}: {count} {kind}{'s' * (count > 1)}" for (host, kind), count in kinds.items()]
+    return ", ".join(actors) or str(info.get("host", ""))
 
 
 def _state(info: Mapping[str, Any]) -> str:

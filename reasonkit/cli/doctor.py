@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -59,16 +59,24 @@ class Check:
     """The command to type, or the change to make."""
 
 
-def doctor(json_: JsonFlag = False) -> None:
+def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at the Ray cluster at RAY_ADDRESS instead.")
+    ] = False,
+    json_: JsonFlag = False,
+) -> None:
     """Say what this machine can do, and how to mend the rest.
 
     Exit code 1 when something that every command needs is broken.
     """
-    with ThreadPoolExecutor(len(CHECKS)) as pool, progress("looking around", len(CHECKS)) as advance:
-        asked = [pool.submit(ask) for ask in CHECKS]
-        for _ in as_completed(asked):
-            advance(1)
-    checks = [check for answer in asked for check in answer.result()]
+    if cluster:
+        checks = check_cluster()
+    else:
+        with ThreadPoolExecutor(len(CHECKS)) as pool, progress("looking around", len(CHECKS)) as advance:
+            asked = [pool.submit(ask) for ask in CHECKS]
+            for _ in as_completed(asked):
+                advance(1)
+        checks = [check for answer in asked for check in answer.result()]
     if json_:
         emit_json([asdict(check) for check in checks])
     else:
@@ -212,6 +220,30 @@ def _room(name: str, wanted: Path, elsewhere: str) -> Check:
     if free < ROOMY_DISK:
         return Check(name, "note", found, f"df -h {existing}   or choose another place with {elsewhere}")
     return Check(name, "ok", found)
+
+
+def check_cluster() -> list[Check]:
+    """Every node of the Ray cluster, versions that differ between them, and how fast they reach each other."""
+    from reasonkit.cluster_survey import differing, survey
+
+    nodes, links = survey()
+    checks = [
+        Check(f"node {node.address}", "ok", f"{node.host}, {node.cpus} CPU cores, {_counted(node.gpus)}")
+        for node in nodes
+    ]
+    for package, versions in differing(nodes).items():
+        found = ", ".join(f"{version} on {node}" for node, version in versions.items())
+        newest = sorted(set(versions.values()) - {"none"})[-1]
+        mend = f"pip install {package}=={newest}   on every node" if package != "python" else ""
+        checks.append(Check(package, "broken", f"differs: {found}", mend))
+    for link in links:
+        found = f"{link.gigabytes_per_second:.2f} GB/s through Ray"
+        checks.append(Check(f"{link.source} to {link.target}", "ok", found))
+    return checks
+
+
+def _counted(gpus: tuple[str, ...]) -> str:
+    return ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus)) or "no GPU"
 
 
 def installed(package: str) -> str | None:

@@ -29,6 +29,12 @@ def train(
         Path | None,
         typer.Option(help="Continue this run folder from its last checkpoint.", show_default=False),
     ] = None,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0, help="In a cluster: go back to the last checkpoint so often when a process is lost."
+        ),
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve, check and print what would run; load no model.")
     ] = False,
@@ -56,14 +62,16 @@ def train(
     if dry_run:
         _dry_run(preset or str(recipe), set_ or [], json_)
         return
-    outcome = _run(preset or recipe, set_ or [], out, resume)
+    outcome = _run(preset or recipe, set_ or [], out, resume, max_restarts)
     if json_:
         emit_json(outcome.as_json())
     else:
         print_outcome(outcome)
 
 
-def _run(name: str | None, overrides: list[str], out: Path | None, resume: Path | None) -> Outcome:
+def _run(
+    name: str | None, overrides: list[str], out: Path | None, resume: Path | None, restarts: int
+) -> Outcome:
     from reasonkit.cli.live import watch
     from reasonkit.config import resolve_recipe
     from reasonkit.report import write_report
@@ -82,7 +90,11 @@ def _run(name: str | None, overrides: list[str], out: Path | None, resume: Path 
         observer.phase("loading torch")
         from reasonkit.train.launch import resume_run, start_run
 
-        outcome = start_run(recipe, folder, observer) if resume is None else resume_run(folder, observer)
+        outcome = (
+            start_run(recipe, folder, observer, restarts)
+            if resume is None
+            else resume_run(folder, observer, restarts)
+        )
         observer.phase("writing the report")
         write_report([folder.path], folder.report)
         observer.phase("done")

@@ -286,9 +286,7 @@ class RemoteEngines:
         started = time.perf_counter()
         parcels = weights if isinstance(weights, Parcels) else await self.collect(weights)
         self._newest = parcels, version
-        async with asyncio.TaskGroup() as tasks:
-            for seat in self._seats:
-                tasks.create_task(self._renew(seat, version))
+        await asyncio.gather(*(self._renew(seat, version) for seat in self._seats))
         spent = time.perf_counter() - started
         LOGGER.debug(
             "weights of version %d to %d engines: %.1f MB in %.2f s, %.3f GB/s each",

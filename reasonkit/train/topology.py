@@ -64,8 +64,6 @@ class Topology:
     threads: int
     """Of this machine; processes share them."""
     stack: contextlib.AsyncExitStack
-    placed: list[dict[str, Any]] = field(default_factory=list)
-    """What runs where, for the run folder."""
 
     detach: Callable[[WeightSource], Awaitable[WeightSource]] | None = None
     """Copies weights out of the learner, where that is possible."""
@@ -88,6 +86,9 @@ class ClusterTopology(Topology):
     learners: int = field(kw_only=True)
     engines: int = field(kw_only=True)
     gpus: bool = field(kw_only=True)
+    tell: Callable[[list[dict[str, Any]]], None] = field(kw_only=True)
+    """Hears what runs where whenever that changes."""
+    placed: list[dict[str, Any]] = field(default_factory=list)
 
     async def engine(self, path: Path) -> Engine:
         arguments = (
@@ -121,21 +122,16 @@ class ClusterTopology(Topology):
         return self.threads if self.gpus else max(self.threads // (self.learners + self.engines), 1)
 
     def _note(self, name: str, where: Where) -> None:
-        gpus = [f"GPU {each}" for each in where.gpus]
-        self.placed[:] = [each for each in self.placed if each["name"] != name]
-        self.placed.append(
-            {
-                "name": name,
-                "host": where.host,
-                "node": where.node,
-                "pid": where.pid,
-                "devices": gpus or ["CPU"],
-            }
-        )
+        devices = [f"GPU {each}" for each in where.gpus] or ["CPU"]
+        place = {"name": name, "host": where.host, "node": where.node, "pid": where.pid, "devices": devices}
+        self.placed = [*(each for each in self.placed if each["name"] != name), place]
+        self.tell(self.placed)
 
 
 @contextlib.asynccontextmanager
-async def open_topology(recipe: Recipe, logs: Path, threads: int) -> AsyncIterator[Topology]:
+async def open_topology(
+    recipe: Recipe, logs: Path, threads: int, tell: Callable[[list[dict[str, Any]]], None]
+) -> AsyncIterator[Topology]:
     """Closes learner, engines and cluster in this order, whatever was opened of them."""
     async with contextlib.AsyncExitStack() as stack:
         if not uses_cluster(recipe):
@@ -147,7 +143,14 @@ async def open_topology(recipe: Recipe, logs: Path, threads: int) -> AsyncIterat
         stack.callback(cluster.close)
         LOGGER.info("cluster: %d learner ranks and %d engines", learners, engines)
         yield ClusterTopology(
-            recipe, threads, stack, cluster=cluster, learners=learners, engines=engines, gpus=available > 0
+            recipe,
+            threads,
+            stack,
+            cluster=cluster,
+            learners=learners,
+            engines=engines,
+            gpus=available > 0,
+            tell=tell,
         )
 
 
@@ -156,7 +159,7 @@ def counts(recipe: Recipe, available: int) -> tuple[int, int]:
     cluster = recipe.cluster
     if available and cluster.colocate and not is_supervised(recipe):
         raise ConfigError(
-            f"cluster.colocate is true, but in a cluster learners and engines do not share GPUs: it has {available}",
+            f"cluster.colocate is true, but learners and engines of a cluster do not share its {available} GPUs",
             "--set cluster.colocate=false",
         )
     engines = cluster.engines or 1

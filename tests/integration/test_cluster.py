@@ -1,0 +1,258 @@
+"""The cluster runtime on real processes: actors of a Ray of its own, killed and stopped; whole runs over it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from reasonkit.cluster import Actor, Cluster, Lost, Needs
+from reasonkit.engines import Sampling
+from reasonkit.recipe import ModelConfig, Part, Recipe
+from reasonkit.records import Completion
+from reasonkit.rundir import RunDir, read_metrics
+from reasonkit.train.learner import LocalLearner
+from reasonkit.train.remote import RemoteEngines, RemoteLearner, ServedEngine
+from tests.micro import reasonkit, write_micro
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+PROMPTS = [[5, 6, 7, place] for place in range(8, 24)]
+ENGINE = (Part("transformers"), ModelConfig(path="unused", context=64), 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two places for learner ranks, one for an engine."""
+    opened = Cluster([Needs()] * 3, tmp_path_factory.mktemp("logs"))
+    yield opened
+    family = psutil.Process().children(recursive=True)
+    opened.close()
+    gone, alive = psutil.wait_procs(family, timeout=60)
+    assert gone
+    assert alive == []
+
+
+async def engines_of(cluster: Cluster, model: Path, silent: float) -> RemoteEngines:
+    async def place(number: int) -> Actor:
+        actor = cluster.place(2 + number, f"engine-{number}", waits=True)
+        await actor.started()
+        await actor.make(ServedEngine, str(model), *ENGINE)
+        return actor
+
+    return RemoteEngines([await place(0)], place, silent=silent)
+
+
+async def completions(engines: RemoteEngines) -> list[Completion]:
+    asked = [engines.generate(prompt, Sampling(40, seed=number)) for number, prompt in enumerate(PROMPTS)]
+    return list(await asyncio.gather(*asked))
+
+
+def ids(said: list[Completion]) -> list[tuple[int, ...]]:
+    return [completion.token_ids for completion in said]
+
+
+def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_asked_again(
+    cluster: Cluster, model: Path
+) -> None:
+    """Whatever happens to its process, every request gets the reply that it gets undisturbed, of the newest weights."""
+    other = tiny_model("llama", len(tiny_tokenizer()), seed=1)
+
+    async def run() -> None:
+        engines = await engines_of(cluster, model, silent=10.0)
+        first = await completions(engines)
+        await engines.load_weights(list(other.state_dict().items()), 7)
+        undisturbed = await completions(engines)
+        assert ids(undisturbed) != ids(first)
+        for sign in (signal.SIGKILL, signal.SIGSTOP):
+            where = engines.actors[0].where
+            assert where is not None
+            under_way = asyncio.ensure_future(completions(engines))
+            await asyncio.sleep(0)
+            os.kill(where.pid, sign)
+            again = await under_way
+            assert ids(again) == ids(undisturbed)
+            assert all(span.version == 7 for each in again for span in each.versions)
+            now = engines.actors[0].where
+            assert now is not None
+            assert now.pid != where.pid
+            psutil.wait_procs([psutil.Process(where.pid)] if psutil.pid_exists(where.pid) else [], timeout=60)
+            assert not psutil.pid_exists(where.pid)
+        await engines.close()
+
+    asyncio.run(run())
+
+
+def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path) -> None:
+    recipe = Recipe.model_validate({"name": "t", "model": {"path": str(model), "context": 64}})
+
+    async def run(sign: int) -> None:
+        actors = [cluster.place(rank, f"learner-{rank}", waits=False) for rank in range(2)]
+        for actor in actors:
+            await actor.started()
+        await RemoteLearner.on(actors, recipe, model, 1)
+        learner = RemoteLearner(actors, silent=10.0)
+        here = LocalLearner.from_recipe(recipe, model)
+        gathered = dict(await learner.parcels())
+        for name, tensor in here.weights():
+            assert tensor.equal(gathered[name])
+        where = actors[1].where
+        assert where is not None
+        os.kill(where.pid, sign)
+        with pytest.raises(Lost, match="learner-1"):
+            await learner.rehearse(64)
+        with pytest.raises(Lost, match="learner-1"):  # and it stays lost
+            await learner.parcels()
+        await learner.close()
+        assert all(
+            not psutil.pid_exists(each.where.pid) or wait_gone(each.where.pid)
+            for each in actors
+            if each.where
+        )
+
+    for sign in (signal.SIGKILL, signal.SIGSTOP):
+        asyncio.run(run(sign))
+
+
+def wait_gone(pid: int) -> bool:
+    until = time.monotonic() + 60
+    while psutil.pid_exists(pid) and time.monotonic() < until:
+        time.sleep(0.2)
+    return not psutil.pid_exists(pid)
+
+
+RAY = "{learners: 2, engines: 1, colocate: false}"
+STEPS = 12
+
+
+def write_runs(folder: Path) -> None:
+    write_micro(folder)
+    base = f"_base_: micro.yaml\ntrain: {{steps: {STEPS}, threads: 3}}\ncheckpoint: {{every: 2, keep: 2}}\n"
+    (folder / "here.yaml").write_text(f"{base}name: here\n")
+    (folder / "ray.yaml").write_text(f"{base}name: ray\ncluster: {RAY}\n")
+    (folder / "async.yaml").write_text(f"{base}name: async\ncluster: {RAY}\nrollout: {{max_staleness: 2}}\n")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The run in one process."""
+    folder = tmp_path_factory.mktemp("here")
+    write_runs(folder)
+    done = reasonkit(folder, "train", "here.yaml", "--out", "run", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return RunDir(folder / "run")
+
+
+def rows(run: RunDir) -> list[dict[str, Any]]:
+    return list(read_metrics(run.metrics))
+
+
+def uids(run: RunDir) -> list[list[str]]:
+    return [pq.read_table(run.rollouts(step)).column("uid").to_pylist() for step in range(1, STEPS + 1)]
+
+
+def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path, here: RunDir) -> None:
+    write_runs(tmp_path)
+    done = reasonkit(tmp_path, "train", "ray.yaml", "--out", "run", timeout=900)
+    assert done.returncode == 0, done.stderr
+    run = RunDir(tmp_path / "run")
+    for mine, theirs in zip(rows(run), rows(here), strict=True):
+        for name in ("reward", "loss", "grad_norm", "entropy", "length_mean"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (mine["step"], name)
+    assert uids(run) == uids(here)
+    names = [each["name"] for each in run.info()["placement"]]
+    assert sorted(names) == ["engine-0", "learner-0", "learner-1"]
+    assert sorted(path.stem for path in (run.path / "logs").iterdir()) == sorted(names)
+
+
+class Running:
+    """A run as a process that things are done to."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.run = RunDir(folder / "run")
+        self._said = (folder / "said.txt").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reasonkit", "train", *arguments],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=self._said,
+            stderr=self._said,
+        )
+
+    def said(self) -> str:
+        return Path(self._said.name).read_text()
+
+    def until(self, what: Callable[[], bool]) -> None:
+        limit = time.monotonic() + 600
+        while not what():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < limit, self.said()
+            time.sleep(0.1)
+
+    def until_step(self, step: int) -> None:
+        self.until(lambda: self.run.metrics.exists() and any(row["step"] >= step for row in rows(self.run)))
+
+    def pid(self, name: str) -> int:
+        return next(int(each["pid"]) for each in self.run.info()["placement"] if each["name"] == name)
+
+
+def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_controller(
+    tmp_path: Path, here: RunDir
+) -> None:
+    """Every step is trained once, on the records that an undisturbed run trains it on; nobody is left behind."""
+    write_runs(tmp_path)
+    running = Running(tmp_path, "async.yaml", "--out", "run", "--max-restarts", "1")
+    running.until_step(2)
+    os.kill(running.pid("engine-0"), signal.SIGKILL)
+    running.until_step(4)
+    rank = running.pid("learner-1")
+    os.kill(rank, signal.SIGKILL)
+    running.until(lambda: running.pid("learner-1") != rank)
+    running.until_step(6)
+    family = [running.process, *psutil.Process(running.process.pid).children(recursive=True)]
+    running.process.kill()
+    running.process.wait()
+    _, alive = psutil.wait_procs(
+        [each for each in family[1:] if isinstance(each, psutil.Process)], timeout=90
+    )
+    assert alive == []
+    assert "engine 0 is started anew" in running.said()
+    assert "starting again from the last checkpoint" in running.said()
+    resumed = reasonkit(tmp_path, "train", "--resume", "run", timeout=900)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in rows(running.run)] == list(range(1, STEPS + 1))
+    assert uids(running.run) == uids(here)
+    assert max(row["staleness_max"] for row in rows(running.run)) == 2
+    assert running.run.info()["state"] == "finished"
+
+
+def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    running = Running(tmp_path, "ray.yaml", "--out", "run")
+    running.until_step(2)
+    os.kill(running.pid("learner-0"), signal.SIGKILL)
+    assert running.process.wait(timeout=300) == 1
+    assert "learner-0" in running.said()
+    assert "train --resume" in running.said()
+    assert json.loads(running.run.run_json.read_text())["state"] == "failed"
