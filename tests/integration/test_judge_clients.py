@@ -74,7 +74,8 @@ def test_trls_function_scores_texts_and_conversations(
     )  # fmt: skip
     assert texts == [1.0, 0.0, None], "what cannot be judged is None, which TRL leaves out"
     chats = module.judge_reward(
-        prompts=[[{"role": "user", "content": "?"}]], completions=[[{"role": "assistant", "content": "\\boxed{4}"}]],
+        prompts=[[{"role": "user", "content": "?"}]],
+        completions=[[{"role": "assistant", "content": "\\boxed{4}"}]],
         data_source=["math"], ground_truth=["4"],
     )  # fmt: skip
     assert chats == [1.0]
