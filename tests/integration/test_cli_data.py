@@ -11,7 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from reasonkit.cli.data import app
+from reasonkit.cli.names import find_parts
+from reasonkit.data.files import write_records
 from reasonkit.errors import UsageError
+from reasonkit.records import Record
+from tests.hub_server import HubServer
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,50 @@ class TestHead:
     def test_a_file_that_does_not_exist_is_named(self) -> None:
         with pytest.raises(UsageError, match=r"absent\.parquet"):
             run("head", "absent.parquet")
+
+
+class TestPublished:
+    """Sets that were pulled, whole or in part, and parts that were not."""
+
+    @pytest.fixture
+    def pulled(self, home: Path) -> None:
+        for part, count in (("math", 3), ("table", 2)):
+            question = ({"role": "user", "content": f"one of {part}?"},)
+            records = [Record(f"{part}{n}", "math__x", question, "1", "math") for n in range(count)]
+            write_records(records, home / "guru" / part / "train.parquet")
+
+    @pytest.mark.usefixtures("pulled")
+    def test_a_part_and_all_parts_that_are_here(self, home: Path) -> None:
+        (shown,) = json.loads(run("head", "guru:math", "-n", "1", "--json"))
+        assert (shown["uid"], shown["verdict"]) == ("math0", "correct")
+        assert json.loads(run("stats", "guru:table", "--json"))["records"] == 2
+        assert json.loads(run("stats", "guru", "--json"))["records"] == 5
+
+    @pytest.mark.parametrize(("name", "domains"), [("guru", ""), ("guru:logic", " --domains logic")])
+    def test_figures_of_what_is_not_here_need_a_pull(self, name: str, domains: str) -> None:
+        with pytest.raises(UsageError, match="has no train split on this machine") as caught:
+            run("stats", name)
+        assert caught.value.hint == f"reasonkit data pull guru{domains}"
+
+    def test_the_first_few_come_from_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        people = [{"quiz": f"{n}?", "solution_text_format": "(1) A is a knight"} for n in range(4)]
+        lines = "".join(json.dumps(row) + "\n" for row in people).encode()
+        with HubServer() as server:
+            files = {f"{split}/people3_num4.jsonl": lines for split in ("train", "test")}
+            server.publish("K-and-K/knights-and-knaves", files)
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
+            shown = json.loads(run("head", "kk:3ppl", "-n", "2", "--json"))
+        assert len(shown) == 2
+        assert {each["source"] for each in shown} == {"kk_logic"}
+
+    def test_show_knows_parts(self) -> None:
+        (part,) = find_parts("guru:math")
+        assert "train/math__*.parquet" in part.about
+        assert "reasonkit data pull guru --domains math" in part.about
+        (part,) = find_parts("guru-online:math__aime")
+        assert "online_eval/math__*.parquet" in part.about
+        with pytest.raises(UsageError, match="unknown name 'guru:maths'"):
+            find_parts("guru:maths")
 
 
 class TestStats:

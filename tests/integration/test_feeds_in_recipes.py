@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_a_set_that_was_pulled_otherwise_is_not_used(
     data = DataConfig(train=[source(f"hf:{SUMS}{revision}")])
     assert answers(drawn(data, tmp_path / "run", 100)) == list(range(1, 101))
     assert f"read as '{pulled_as}', which is not what the recipe says: not used" in caplog.text
+
+
+def test_columns_that_the_map_does_not_name_are_not_fetched(server: HubServer, tmp_path: Path) -> None:
+    noise = random.Random(0)
+    rows = [{"q": f"{n}+1=", "a": str(n + 1), "tests": noise.randbytes(20_000).hex()} for n in range(60)]
+    content = parquet(rows)
+    server.publish("org/wide", {"train.parquet": content})
+    for size in (None, 60):
+        data = DataConfig(train=[source("hf:org/wide", size=size)])
+        assert answers(drawn(data, tmp_path / f"run {size}", 60)) == list(range(1, 61))
+    assert server.served < len(content) / 2, "although it was read twice"
+
+
+def test_a_map_that_names_no_column_is_an_error_that_lists_them(server: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no column question; it has q, a"):
+        drawn(DataConfig(train=[source(map={"question": "question", "answer": "a"})]), tmp_path / "run", 1)
 
 
 def test_a_run_stays_at_the_commit_that_it_opened(server: HubServer, tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_twenty_four_kills_at_random_points_leave_a_pull_that_finishes(server: H
     rng = random.Random(5)
     # A fork server has the imports done: the starts would otherwise be most of this test's time.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.hub_reader"])
+    processes.set_forkserver_preload(["tests.hub_reader", "huggingface_hub.utils"])
     kills, rounds, killed_with = 0, 0, set()
     while kills < 24:
         child = processes.Process(target=pull_all, args=(server.endpoint, "org/long"))

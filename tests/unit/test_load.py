@@ -15,6 +15,7 @@ from reasonkit.data.files import read_records, write_records
 from reasonkit.data.load import Data, identities, open_data, prepare, sample
 from reasonkit.data.mixture import ListFeed, MixedFeed
 from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.hub.client import Patience, Unreachable
 from reasonkit.recipe import DataConfig, Recipe, TrainSourceConfig
 from reasonkit.records import Record
 
@@ -224,8 +225,33 @@ def test_a_source_that_cannot_be_is_an_error(tmp_path: Path, source: dict[str, A
 def test_a_held_out_stream_is_an_error_that_says_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no end: size is null") as caught:
         opened(DataConfig(held_out=[TrainSourceConfig(name="hf:org/sums@v1")]), tmp_path)
-    assert (
-        caught.value.hint == "write size: 500 beside its name, or fetch it: reasonkit data pull hf:org/sums"
+    assert caught.value.hint == "write size: 500 beside its name, or fetch it: reasonkit data pull org/sums"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("guru", "reasonkit data pull guru"),
+        ("guru:math", "reasonkit data pull guru --domains math"),
+        ("guru-online:codegen__humaneval", "reasonkit data pull guru-online --domains codegen"),
+        ("hf:org/sums@v1", "reasonkit data pull org/sums"),
+    ],
+)
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_network_the_error_says_what_to_type_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str, offline: bool
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        "reasonkit.hub.client.Patience", lambda: Patience(first_wait=0.001, longest_wait=0.01)
+    )
+    with pytest.raises(Unreachable) as caught:
+        prepare([TrainSourceConfig(name=name, size=4)], "train", tmp_path / "run", 0)
+    assert caught.value.hint == f"fetch it where there is a network: {command}"
+    assert ("HF_HUB_OFFLINE is set" if offline else "no connection to http://127.0.0.1:9") in str(
+        caught.value
     )
 
 
