@@ -180,6 +180,7 @@ async def _check_all(
         unchecked.append(f"the verdicts of {verifier.options.get('url', 'the reward server')}")
         return []
     async with open_judge(verifier) as judge:
+        judge.check(record for records in by_source.values() for record in records)
         return [await _check(name, records, judge) for name, records in by_source.items()]
 
 
