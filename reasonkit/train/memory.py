@@ -1,8 +1,8 @@
 """What a run needs of a device's memory, from shapes alone: for the dry run, before anything is loaded.
 
 Activations are counted as what autograd saves, which a test holds against a real forward pass in float32 on a CPU.
-What a GPU adds on top (the allocator's fragments, workspaces, all-gathered parameters of a second block, CUDA itself)
-is not counted: leave a tenth of the memory free. Not measured on a GPU.
+What a GPU adds on top (the allocator's fragments, workspaces, a second block's gathered parameters, CUDA itself) is
+not counted: leave a tenth of the memory free. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _width(recipe: Recipe) -> int:
 
 
 def _trained(recipe: Recipe, shapes: Shapes) -> float:
-    """Parameters with gradients. An adapter has rank × (in + out) of its matrix; all matrices have one by default."""
+    """Parameters with gradients. An adapter has rank × (in + out) of its matrix; all have one by default."""
     lora = recipe.model.lora
     if lora is None:
         return float(shapes.parameters)
