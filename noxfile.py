@@ -76,6 +76,14 @@ def vllm(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Runs over Ray: processes killed and stopped, a Slurm job of two nodes played by this machine. Minutes."""
+    install(session, "tests")
+    tests = ("tests/integration/test_cluster.py", "tests/integration/test_slurm.py")
+    session.run("pytest", "-m", "slow", *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks, each beside its peer: `nox -s bench -- rl_step_cpu`. Nothing here gates anything."""
     install(session, "tests", "bench")

@@ -289,8 +289,8 @@ class RemoteEngines:
         await asyncio.gather(*(self._renew(seat, version) for seat in self._seats))
         spent = time.perf_counter() - started
         LOGGER.debug(
-            "weights of version %d to %d engines: %.1f MB in %.2f s, %.3f GB/s each",
-            version, len(self._seats), parcels.bytes / 1e6, spent, parcels.bytes / 1e9 / spent,
+            "weights of version %d to %d engines: %d bytes in %.2f s, %.3f GB/s each",
+            version, len(self._seats), parcels.bytes, spent, parcels.bytes / 1e9 / spent,
         )  # fmt: skip
 
     async def collect(self, weights: WeightSource) -> Parcels:

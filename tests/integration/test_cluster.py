@@ -76,7 +76,7 @@ def ids(said: list[Completion]) -> list[tuple[int, ...]]:
 def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_asked_again(
     cluster: Cluster, model: Path
 ) -> None:
-    """Whatever happens to its process, every request gets the reply that it gets undisturbed, of the newest weights."""
+    """Whatever its process suffers, each request gets the reply that it gets undisturbed, of the newest weights."""
     other = tiny_model("llama", len(tiny_tokenizer()), seed=1)
 
     async def run() -> None:
