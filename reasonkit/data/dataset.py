@@ -97,9 +97,7 @@ def open_records(
     return build(name, split, limit, seed, settings), f"drawn now from {name} with seed {seed}"
 
 
-def _published_records(
-    name: str, split: Split, limit: int | None, seed: int
-) -> tuple[Iterator[Record], str]:
+def _published_records(name: str, split: Split, limit: int | None, seed: int) -> tuple[Iterator[Record], str]:
     """Records of all pulled parts of a published set; where it was not pulled, the first few from the Hub."""
     if files := pulled_files(name, split):
         records = itertools.chain.from_iterable(map(read_records, files))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
+from collections.abc import Callable
 
 import pytest
 
 from reasonkit.data.build import SOURCES, build, parse_name, parse_settings, shares, source_named
+from reasonkit.data.gold import gold_reply
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.instructions import ANSWER_INSTRUCTION
-from reasonkit.records import Record, to_row
+from reasonkit.records import Record, Status, to_row
+from reasonkit.verifiers import verify
 
 
 def content(record: Record) -> tuple[str, str]:
@@ -41,6 +46,48 @@ class TestEverySource:
         train = {record.uid for seed in (0, 1) for record in build(name, "train", 30, seed)}
         test = {record.uid for seed in (0, 1) for record in build(name, "test", 10, seed)}
         assert not train & test
+
+
+WITH_GOLD = sorted(set(PROCEDURAL) - {"episodes", "frozen_lake"})
+"""The other two are judged by what their environments do."""
+
+
+@pytest.mark.parametrize("name", WITH_GOLD)
+def test_gold_scores_1_and_the_gold_of_another_problem_0(name: str) -> None:
+    records = list(build(name, "train", 24, 3))
+    replies = [gold_reply(record) or "" for record in records]
+    assert [verify(record, reply).score for record, reply in zip(records, replies, strict=True)] == [1.0] * 24
+    others = [verify(record, reply) for record, reply in zip(records, replies[1:], strict=False)]
+    # A digit, or a way of four moves, may be right elsewhere by chance.
+    assert sum(verdict.status is Status.CORRECT for verdict in others) <= 5
+    # A zebra's verdict gives a share for each right cell.
+    assert all(verdict.score < 0.2 for verdict in others if verdict.status is not Status.CORRECT)
+
+
+DIFFICULTY: dict[str, Callable[[str, Record], int]] = {
+    "arithmetic_chain": lambda text, _: len(re.findall(r"\d[-+]", text)),
+    "countdown": lambda text, _: len(json.loads(re.findall(r"\[[\d, ]+\]", text)[0])),
+    "knights": lambda text, record: len(
+        set(re.findall(r"\w+(?= is a kn)", record.answer["solution_text_format"]))
+    ),
+    "ordering": lambda text, record: len({word for word in record.answer if word in text}),
+    "sokoban": lambda text, record: len(record.answer["solution"].split("||")),
+    "zebra": lambda text, record: len(record.answer["rows"]) * (len(record.answer["header"]) - 1),
+}
+"""The difficulty as anyone can count it. That of graph is searched for in test_sources_logic_puzzles.py."""
+
+
+@pytest.mark.parametrize("name", DIFFICULTY)
+def test_the_difficulty_is_what_its_name_says(name: str) -> None:
+    records = list(build(name, "train", 24, 4))
+    counted = [DIFFICULTY[name](record.prompt[-1]["content"], record) for record in records]
+    assert counted == [record.metadata["difficulty"] for record in records]
+    assert len(set(counted)) > 1 or name == "zebra", "one setting of a source has several levels"
+
+
+def test_what_is_decided_by_an_environment_has_no_gold_to_copy() -> None:
+    for name in set(PROCEDURAL) - set(WITH_GOLD):
+        assert {record.verifier for record in build(name, "train", 3, 0)} == {"by_env"}
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
