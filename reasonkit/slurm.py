@@ -34,8 +34,11 @@ cd {folder}
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${{nodes[0]}}
 on() {{ local node=$1; shift; srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" "$@"; }}
-address=$(on "$head" hostname --ip-address | tr ' ' '\\n' | grep -m 1 -F .)
+address=$(on "$head" {python} -c 'import ray; print(ray.util.get_node_ip_address())')
 export RAY_ADDRESS="$address:{port}" RAY_USAGE_STATS_ENABLED=0
+# Who knows the token may use the job's Ray: nobody else on these nodes does.
+RAY_AUTH_TOKEN=$({python} -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 rays=()
 end() {{ kill "${{rays[@]}}" 2> /dev/null || true; wait "${{rays[@]}}" 2> /dev/null || true; }}

@@ -17,7 +17,6 @@ FAKES = {
     "sbatch": 'SLURM_JOB_NODELIST="node[1-2]" bash "$1" > job.log 2>&1 || exit 1\necho done',
     "scontrol": "echo node1; echo node2",
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"',
-    "hostname": "echo 127.0.0.1",
 }
 
 
