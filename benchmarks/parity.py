@@ -1,12 +1,12 @@
-"""Our advantages, losses and divergences beside verl's own functions, on the same random batch: largest differences.
+"""Our advantages, losses and divergences beside verl's own functions on one random batch: largest differences.
 
     pip install --no-deps verl tensordict omegaconf antlr4-python3-runtime==4.9.3 codetiming hydra-core torchdata \
         dill pylatexenc orjson cloudpickle importlib_metadata pyvers zipp
     python benchmarks/parity.py
 
 verl pins an older transformers than ours, hence --no-deps: only its core functions are imported. What verl defines
-otherwise is said, not compared: a group of one keeps its raw reward there, and gives 0 here; CISPO's bounds are 1 ± ε
-there and absolute here. TRL has its loss inside its trainer and is not compared; its advantages are ours with
+otherwise is said, not compared: a group of one keeps its raw reward there, and gives 0 here; CISPO's bounds are
+1 ± ε there and absolute here. TRL has its loss inside its trainer and is not compared; its advantages are ours with
 epsilon 1e-4, which a unit test holds.
 """
 
