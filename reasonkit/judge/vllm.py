@@ -57,7 +57,8 @@ class _Keeper:
 
     def __init__(self, path: str, judge: JudgeModel, port: int, output: IO[bytes]) -> None:
         self._command = [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", path),
+            # The module and not the `vllm` script, which the build for CPUs does not have under that name.
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", path),
             *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", judge.model),
             "--no-enable-log-requests",
         ]

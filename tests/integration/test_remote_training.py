@@ -20,7 +20,6 @@ from reasonkit.rundir import RunDir, read_metrics
 from tests.judge_server import free_port, judging
 from tests.micro import reasonkit, write_micro
 
-REMOTE_TRAIN = str(Path(__file__).parents[1] / "remote_train.py")
 STEPS, SAMPLES = 6, 6 * 4
 CLOCKS = ("time", "seconds_", "tokens_per_second")
 
@@ -45,8 +44,11 @@ def weights(run: RunDir) -> str:
 
 
 @contextmanager
-def training(folder: Path, url: str, program: str = REMOTE_TRAIN) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, program, url, "--", "train", "micro.yaml", "--out", "remote"]
+def training(folder: Path, url: str, patience: float = 120.0) -> Iterator[subprocess.Popen[str]]:
+    """The run `remote`, with its verdicts from `url`."""
+    remote = f"verifier: {{remote: {{url: '{url}', patience: {patience}, save_dir: asked}}}}\n"
+    (folder / "remote.yaml").write_text(f"_base_: micro.yaml\n{remote}")
+    command = [sys.executable, "-m", "reasonkit", "train", "remote.yaml", "--out", "remote"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -88,9 +90,7 @@ def test_the_curve_is_that_of_local_verdicts_though_the_server_is_killed_and_res
 @pytest.mark.slow
 def test_a_server_that_stays_away_stops_the_run_with_its_name(tmp_path: Path) -> None:
     write_micro(tmp_path)
-    program = Path(REMOTE_TRAIN).read_text().replace("patience=120", "patience=1")
-    (tmp_path / "impatient.py").write_text(program)
-    with judging(tmp_path) as server, training(tmp_path, server.url, "impatient.py") as run:
+    with judging(tmp_path) as server, training(tmp_path, server.url, patience=1.0) as run:
         _wait_for(1, tmp_path, run)
         server.stop(signal.SIGKILL)
         said, _ = run.communicate(timeout=200)
