@@ -105,7 +105,9 @@ def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_as
 
 
 def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path) -> None:
-    recipe = Recipe.model_validate({"name": "t", "model": {"path": str(model), "context": 64}})
+    recipe = Recipe.model_validate(
+        {"name": "t", "model": {"path": str(model), "context": 64}, "rollout": {"max_tokens": 16}}
+    )
 
     async def run(sign: int) -> None:
         actors = [cluster.place(rank, f"learner-{rank}", waits=False) for rank in range(2)]
