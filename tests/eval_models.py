@@ -20,10 +20,10 @@ knights
 countdown
 graph
 ordering
-zebra
 rg:leg_counting
 rg:chain_sum
 rg:spell_backward
+rg:caesar_cipher
 sums.yaml
 words.yaml:3
 """

@@ -140,7 +140,7 @@ def _plan(
         make_env=with_options("environment", env, ENVS, options),
         records=records,
         settings=RolloutConfig() if recipe is None else recipe.rollout,
-        reward=dict(recipe.reward) if recipe is not None and as_trained else {"correctness": 1.0},
+        reward=dict(recipe.reward) if recipe is not None and as_trained and judged else {"correctness": 1.0},
         context=None if recipe is None else recipe.model.context,
         judged=judged,
         seed=seed,

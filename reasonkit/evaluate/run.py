@@ -115,9 +115,10 @@ async def _evaluate_model(
     ledger: Ledger,
     watcher: Watcher,
     opener: Opener,
-) -> tuple[list[TaskResult], str]:
-    """One loading of a model for all tasks. Returns what it scored, and why it was given up, if it was."""
-    results: list[TaskResult] = []
+    results: list[TaskResult],
+) -> str:
+    """One loading of a model for all tasks. What it scored is added to `results`, however it ends; returns why the
+    model was given up, if it was."""
     with contextlib.ExitStack() as files:
         pairs = [
             Pair(
@@ -147,7 +148,7 @@ async def _evaluate_model(
                 write_json(folder.pair(found.label, pair.plan.name) / "results.json", result.as_json())
                 watcher.ended(result)
                 results.append(result)
-    return results, work.given_up
+    return work.given_up
 
 
 class _Work:

@@ -405,7 +405,7 @@ def test_eleven_tasks_by_two_engines_killed_on_the_way(here: Path) -> None:
             return [*tasks, *models, *options, "--out", out]
 
         killer = TestKilled()
-        for after in ("a/graph", "b/zebra"):
+        for after in ("a/graph", "b/rg-chain_sum"):
             process = killer.begin(here, *command("out"))
             killer.wait_for(here / "out" / after / "samples.jsonl", 3, process)
             process.kill()

@@ -1,4 +1,4 @@
-"""What an evaluation keeps: keys that say what is the same, files that survive a kill, folders that know their own."""
+"""What an evaluation keeps: keys that say what is the same, files that survive a kill, folders of their models."""
 
 from __future__ import annotations
 
