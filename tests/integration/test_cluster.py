@@ -145,7 +145,7 @@ def wait_gone(pid: int) -> bool:
 
 
 RAY = "{learners: 2, engines: 1, colocate: false}"
-STEPS = 12
+STEPS = 8
 
 
 def write_runs(folder: Path) -> None:
@@ -216,7 +216,17 @@ class Running:
         self.until(lambda: self.run.metrics.exists() and any(row["step"] >= step for row in rows(self.run)))
 
     def pid(self, name: str) -> int:
-        return next(int(each["pid"]) for each in self.run.info()["placement"] if each["name"] == name)
+        """0 where it has no process yet."""
+        placement = self.run.info().get("placement", [])
+        return next((int(each["pid"]) for each in placement if each["name"] == name), 0)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._said.close()
 
 
 def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_controller(
@@ -224,23 +234,21 @@ def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_cont
 ) -> None:
     """Every step is trained once, on the records that an undisturbed run trains it on; nobody is left behind."""
     write_runs(tmp_path)
-    running = Running(tmp_path, "async.yaml", "--out", "run", "--max-restarts", "1")
-    running.until_step(2)
-    os.kill(running.pid("engine-0"), signal.SIGKILL)
-    running.until_step(4)
-    rank = running.pid("learner-1")
-    os.kill(rank, signal.SIGKILL)
-    running.until(lambda: running.pid("learner-1") != rank)
-    running.until_step(6)
-    family = [running.process, *psutil.Process(running.process.pid).children(recursive=True)]
-    running.process.kill()
-    running.process.wait()
-    _, alive = psutil.wait_procs(
-        [each for each in family[1:] if isinstance(each, psutil.Process)], timeout=90
-    )
-    assert alive == []
-    assert "engine 0 is started anew" in running.said()
-    assert "starting again from the last checkpoint" in running.said()
+    with Running(tmp_path, "async.yaml", "--out", "run", "--max-restarts", "1") as running:
+        running.until_step(1)
+        os.kill(running.pid("engine-0"), signal.SIGKILL)
+        running.until_step(3)
+        rank = running.pid("learner-1")
+        os.kill(rank, signal.SIGKILL)
+        running.until(lambda: running.pid("learner-1") not in (0, rank))
+        running.until_step(5)
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        running.process.kill()
+        running.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=90)
+        assert alive == []
+        assert "engine 0 is started anew" in running.said()
+        assert "starting again from the last checkpoint" in running.said()
     resumed = reasonkit(tmp_path, "train", "--resume", "run", timeout=900)
     assert resumed.returncode == 0, resumed.stderr
     assert [row["step"] for row in rows(running.run)] == list(range(1, STEPS + 1))
@@ -251,10 +259,10 @@ def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_cont
 
 def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -> None:
     write_runs(tmp_path)
-    running = Running(tmp_path, "ray.yaml", "--out", "run")
-    running.until_step(2)
-    os.kill(running.pid("learner-0"), signal.SIGKILL)
-    assert running.process.wait(timeout=300) == 1
-    assert "learner-0" in running.said()
-    assert "train --resume" in running.said()
+    with Running(tmp_path, "ray.yaml", "--out", "run") as running:
+        running.until_step(1)
+        os.kill(running.pid("learner-0"), signal.SIGKILL)
+        assert running.process.wait(timeout=300) == 1
+        assert "learner-0" in running.said()
+        assert "train --resume" in running.said()
     assert json.loads(running.run.run_json.read_text())["state"] == "failed"
