@@ -96,10 +96,9 @@ async def evaluate(
             folder.keep_records(plan.name, plan.records)
         try:
             for found in models:
-                done, why = await _evaluate_model(
-                    found, plans, folder, grader, options, ledger, watcher, opener
+                why = await _evaluate_model(
+                    found, plans, folder, grader, options, ledger, watcher, opener, results
                 )
-                results += done
                 stopped += [f"{found.label}: {why}"] if why else []
         finally:
             write_json(folder.results, results_json(results))
