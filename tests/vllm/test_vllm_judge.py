@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.judge_server import JudgeServer, launch
 from tests.tiny_models import tiny_tokenizer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
 WORD = "False"
 START_SECONDS = 600.0
