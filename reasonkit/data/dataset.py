@@ -15,8 +15,8 @@ from typing import Any
 from reasonkit import __version__
 from reasonkit.data.build import SOURCES, build
 from reasonkit.data.files import read_records, write_records
-from reasonkit.data.load import pull_command, pulled_files, sample, sha256
-from reasonkit.data.published import PUBLISHED
+from reasonkit.data.load import pulled_files, sample, sha256
+from reasonkit.data.published import PUBLISHED, pull_command
 from reasonkit.data.sources import Split
 from reasonkit.datahome import MANIFEST, dataset_folder, split_file
 from reasonkit.errors import UsageError, nearest

@@ -27,7 +27,7 @@ from reasonkit.data.adapters import BadRow, Reader, columns_as, read_any
 from reasonkit.data.build import SOURCES, build
 from reasonkit.data.files import read_records, write_records
 from reasonkit.data.mixture import Feed, ListFeed, MixedFeed, Stage, StreamFeed, open_stream
-from reasonkit.data.published import BY_HAND, PUBLISHED, PUBLISHED_READERS, parts_named
+from reasonkit.data.published import BY_HAND, PUBLISHED, PUBLISHED_READERS, pull_command
 from reasonkit.data.pull import Request, Target, plan
 from reasonkit.data.sources import Split
 from reasonkit.datahome import MANIFEST, dataset_folder, split_file
@@ -342,15 +342,6 @@ def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prep
         raise Unreachable(
             error.message, f"fetch it where there is a network: {pull_command(name)}"
         ) from error
-
-
-def pull_command(name: str) -> str:
-    """What to type to have a published set, a part of one, or a Hub set on this machine."""
-    base, _, part = name.partition(":")
-    if base == "hf":
-        return f"reasonkit data pull {part}"
-    domains = sorted({each.domain for each in parts_named(name)}) if part else []
-    return f"reasonkit data pull {base}" + (f" --domains {','.join(domains)}" if domains else "")
 
 
 def _fetched(source: SourceConfig, split: Split, made: Path, seed: int) -> Prepared:

@@ -196,6 +196,15 @@ def parts_named(name: str) -> list[PublishedPart]:
     ]
 
 
+def pull_command(name: str) -> str:
+    """What to type to have a published set, a part of one, or a Hub set on this machine."""
+    base, _, part = name.partition(":")
+    if base == "hf":
+        return f"reasonkit data pull {part}"
+    domains = sorted({each.domain for each in parts_named(name)}) if part else []
+    return f"reasonkit data pull {base}" + (f" --domains {','.join(domains)}" if domains else "")
+
+
 PUBLISHED_READERS: Mapping[str, Reader] = {
     **READERS,
     "guru": read_guru,
