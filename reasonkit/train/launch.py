@@ -217,14 +217,7 @@ async def _assembled(
     observer.phase("building data")
     async with contextlib.AsyncExitStack() as stack:
         data = stack.enter_context(_data(recipe, folder, dialogue))
-        topology = await stack.enter_async_context(
-            open_topology(
-                recipe,
-                folder.path / "logs",
-                folder.info()["threads"],
-                lambda placed: folder.update_info(placement=placed),
-            )
-        )
+        topology = await stack.enter_async_context(open_topology(recipe, folder))
         engine = Metered(await topology.engine(path))
         trackers = Trackers(recipe.log.trackers, _tracked(recipe, folder))
         journal = Journal(folder, recipe.log, recipe.train.steps, observer, trackers)

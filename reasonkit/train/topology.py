@@ -22,6 +22,7 @@ from reasonkit.cluster import ADDRESS, Actor, Cluster, Needs, Where, gpus
 from reasonkit.engines import Engine, WeightSource, open_engine
 from reasonkit.errors import ConfigError
 from reasonkit.recipe import Recipe
+from reasonkit.rundir import RunDir
 from reasonkit.train.learner import Learner
 from reasonkit.train.mesh import check_parallel
 from reasonkit.train.remote import RemoteEngines, RemoteLearner, ServedEngine
@@ -129,17 +130,16 @@ class ClusterTopology(Topology):
 
 
 @contextlib.asynccontextmanager
-async def open_topology(
-    recipe: Recipe, logs: Path, threads: int, tell: Callable[[list[dict[str, Any]]], None]
-) -> AsyncIterator[Topology]:
+async def open_topology(recipe: Recipe, folder: RunDir) -> AsyncIterator[Topology]:
     """Closes learner, engines and cluster in this order, whatever was opened of them."""
+    threads = folder.info()["threads"]
     async with contextlib.AsyncExitStack() as stack:
         if not uses_cluster(recipe):
             yield Topology(recipe, threads, stack)
             return
         available = gpus()
         learners, engines = counts(recipe, available)
-        cluster = Cluster(needs(recipe, learners, engines, available), logs)
+        cluster = Cluster(needs(recipe, learners, engines, available), folder.path / "logs")
         stack.callback(cluster.close)
         LOGGER.info("cluster: %d learner ranks and %d engines", learners, engines)
         yield ClusterTopology(
@@ -150,7 +150,7 @@ async def open_topology(
             learners=learners,
             engines=engines,
             gpus=available > 0,
-            tell=tell,
+            tell=lambda placed: folder.update_info(placement=placed),
         )
 
 
