@@ -33,8 +33,8 @@ cd {folder}
 {setup}
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${{nodes[0]}}
-on() {{ local node=$1; shift; srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" "$@"; }}
-address=$(on "$head" {python} -c 'import ray; print(ray.util.get_node_ip_address())')
+on=(srun --overlap --nodes=1 --ntasks=1)   # an array, so that in the background it is srun that signals reach
+address=$("${{on[@]}}" --nodelist="$head" {python} -c 'import ray; print(ray.util.get_node_ip_address())')
 export RAY_ADDRESS="$address:{port}" RAY_USAGE_STATS_ENABLED=0
 # Who knows the token may use the job's Ray: nobody else on these nodes does.
 RAY_AUTH_TOKEN=$({python} -c 'import secrets; print(secrets.token_hex(32))')
@@ -43,15 +43,15 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 rays=()
 end() {{ kill "${{rays[@]}}" 2> /dev/null || true; wait "${{rays[@]}}" 2> /dev/null || true; }}
 trap end EXIT
-on "$head" {ray} start --head --node-ip-address="$address" --port={port} --include-dashboard=false --block &
+"${{on[@]}}" --nodelist="$head" {ray} start --head --node-ip-address="$address" --port={port} --include-dashboard=false --block &
 rays+=($!)
 for node in "${{nodes[@]:1}}"; do
-    on "$node" {ray} start --address="$RAY_ADDRESS" --block &
+    "${{on[@]}}" --nodelist="$node" {ray} start --address="$RAY_ADDRESS" --block &
     rays+=($!)
 done
-on "$head" {python} -m reasonkit.cluster_survey {nodes} {joining}
+"${{on[@]}}" --nodelist="$head" {python} -m reasonkit.cluster_survey {nodes} {joining}
 
-on "$head" {python} -m reasonkit {command} &
+"${{on[@]}}" --nodelist="$head" {python} -m reasonkit {command} &
 run=$!
 trap 'kill -TERM "$run"' TERM   # the end of the job's time: the command saves a checkpoint
 code=0
