@@ -43,7 +43,8 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 rays=()
 end() {{ kill "${{rays[@]}}" 2> /dev/null || true; wait "${{rays[@]}}" 2> /dev/null || true; }}
 trap end EXIT
-"${{on[@]}}" --nodelist="$head" {ray} start --head --node-ip-address="$address" --port={port} --include-dashboard=false --block &
+"${{on[@]}}" --nodelist="$head" {ray} start --head --node-ip-address="$address" --port={port} \\
+    --include-dashboard=false --block &
 rays+=($!)
 for node in "${{nodes[@]:1}}"; do
     "${{on[@]}}" --nodelist="$node" {ray} start --address="$RAY_ADDRESS" --block &
