@@ -58,7 +58,7 @@ COMMANDS: dict[str, Command] = {
     "chat-template": Command(
         "reasonkit.cli.chat_template:chat_template", "Make a model's replies open with <think>."
     ),
-    "slurm": Command("reasonkit.cli.slurm:slurm", "Write a Slurm job that runs a command over its nodes."),
+    "slurm": Command("reasonkit.cli.slurm:slurm", "Write a Slurm job that runs a command."),
     "export": Command("reasonkit.cli.export:export", "Turn a run's checkpoint into a plain model folder."),
 }
 

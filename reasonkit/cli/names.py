@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeGuard
 
 from reasonkit.cli.runs import RUNS
 from reasonkit.errors import UsageError, nearest
@@ -117,8 +118,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def table_of(kind: Kind) -> Mapping[str, str]:
-    table: Mapping[str, str] = load(TABLES[kind])
-    return table
+    return _table(TABLES[kind])
 
 
 def published() -> Mapping[str, str]:
@@ -171,8 +171,7 @@ def _tabled(kind: Kind, name: str) -> Part:
 
 def _source(name: str) -> Part:
     from reasonkit.data.build import source_named
-    from reasonkit.data.load import pull_command
-    from reasonkit.data.published import PUBLISHED, parts_named
+    from reasonkit.data.published import PUBLISHED, parts_named, pull_command
 
     if is_published(name):
         base, _, part = name.partition(":")
@@ -217,11 +216,7 @@ def describe(target: str) -> tuple[str, list[Option]]:
     A function is described by its own docstring and has its keyword-only arguments as options. A class is the
     subject of its file: the module's docstring comes first, and the options are its constructor's.
     """
-    module_name, _, attribute = target.partition(":")
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None:
-        raise AssertionError(f"a table names {target}, which does not exist")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree, attribute = _module_of(target)
     doc = ast.get_docstring(tree) or ""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
@@ -230,6 +225,32 @@ def describe(target: str) -> tuple[str, list[Option]]:
             about = "\n\n".join(filter(None, (doc, ast.get_docstring(node))))
             return about, _constructor_options(node)
     return doc, []
+
+
+def _module_of(target: str) -> tuple[ast.Module, str]:
+    """The parsed module of `module:attribute`, and the attribute's name."""
+    module_name, _, attribute = target.partition(":")
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise AssertionError(f"a table names {target}, which does not exist")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")), attribute
+
+
+def _table(target: str) -> Mapping[str, str]:
+    """A literal table is read from its module's source: a module of losses takes seconds to import."""
+    tree, attribute = _module_of(target)
+    for node in tree.body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == attribute
+            and _is_literal(node.value)
+        ):
+            return dict(ast.literal_eval(node.value))
+    return dict(load(target))
+
+
+def _is_literal(table: ast.expr | None) -> TypeGuard[ast.Dict]:
+    return isinstance(table, ast.Dict) and all(isinstance(value, ast.Constant) for value in table.values)
 
 
 def _keyword_options(arguments: ast.arguments) -> list[Option]:

@@ -36,6 +36,7 @@ from reasonkit.train.model import (
     make_tokenizer,
 )
 from reasonkit.train.shapes import known_shape
+from reasonkit.train.topology import check_topology
 
 SAMPLE = 8
 """Records a source that are built and judged."""
@@ -104,6 +105,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     """Resolve everything that a run resolves, but its weights."""
     RewardSum(recipe.reward)
     Watch(recipe.train.stop_on)
+    check_topology(recipe)
     unchecked: list[str] = []
     tokenizer, config = _shapes(recipe, unchecked)
     by_source = _sample_records(recipe.data, recipe.seed, unchecked)

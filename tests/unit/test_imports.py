@@ -107,7 +107,7 @@ class TestCompletion:
         return done.stdout.split()
 
     def test_commands_complete(self, tmp_path: Path) -> None:
-        assert self.complete("reasonkit re", tmp_path) == ["report"]
+        assert self.complete("reasonkit rep", tmp_path) == ["report"]
 
     def test_options_of_a_command_complete(self, tmp_path: Path) -> None:
         assert self.complete("reasonkit report --re", tmp_path) == ["--rename", "--rename-file"]
