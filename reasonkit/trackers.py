@@ -1,7 +1,7 @@
 """Metrics to wandb, trackio or tensorboard, beside metrics.jsonl, which is always written.
 
-A tracker that fails is said so once and left alone: it never stops a run that costs more than it. The run's id there
-is kept over a resume. Left out: anything that only a tracker would know; all they get are the rows of
+A tracker that fails is said so once and left alone: it never stops a run that costs more than it. The run's id
+there is kept over a resume. Left out: anything that only a tracker would know; all they get are the rows of
 metrics.jsonl, the validations and the recipe.
 """
 

@@ -1,8 +1,8 @@
 """The warm-up's demonstrator: it plays the rooms well, but mixes up two of the four moves.
 
-Where the shortest solution begins with Up, it mostly says Down. Who imitates it gives the wrong move as the likeliest
-one there, so that greedy play fails every room that needs a step up, and gives the right one often enough for
-sampling to find it. RL has to unlearn that from the game's rewards alone: it never sees a solution.
+Where the shortest solution begins with Up, it mostly says Down. Who imitates it gives the wrong move as the
+likeliest one there, so that greedy play fails every room that needs a step up, and gives the right one often enough
+for sampling to find it. RL has to unlearn that from the game's rewards alone: it never sees a solution.
 """
 
 from __future__ import annotations

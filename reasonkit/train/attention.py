@@ -30,7 +30,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(PACKED)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -70,7 +70,7 @@ def _attend_at_once(
 ) -> Tensor:
     """Causal attention within each of the sequences that lie one after another: [sum of lengths, heads, width]."""
     ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
-    attended: Tensor = varlen_attn(
+    attended = varlen_attn(
         query,
         key,
         value,
@@ -82,6 +82,7 @@ def _attend_at_once(
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    assert isinstance(attended, Tensor), "nothing more was asked for"
     return attended
 
 

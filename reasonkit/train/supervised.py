@@ -64,7 +64,9 @@ async def supervise(run: Run, objective: Objective) -> None:
         with run.journal.timed("train"):
             stats = await run.learner.step(batch)
         run.finish(step)
-        row = run.journal.supervised_step(step, batch, {**stats.metrics, **measured, **run.ahead.feed.notes()})
+        row = run.journal.supervised_step(
+            step, batch, {**stats.metrics, **measured, **run.ahead.feed.notes()}
+        )
         await run.watch(row)
         if run.due(recipe.validation.every):
             await run.engine.load_weights(run.learner.weights(), version=step)

@@ -37,9 +37,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def engine_of(
-    model: PreTrainedModel, *, slots: int = 5, eos: Sequence[int] = (END,)
-) -> TransformersEngine:
+def engine_of(model: PreTrainedModel, *, slots: int = 5, eos: Sequence[int] = (END,)) -> TransformersEngine:
     return TransformersEngine(model, eos, TOKENIZER, slots=slots)
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from reasonkit.records import Record, to_row
 from tests.judge_server import JudgeServer, judging
-from tests.tiny_models import save_tiny_model
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "judge_clients"
 KEY = "correct-horse-battery"
@@ -96,9 +97,10 @@ def test_verls_function_scores_rows_as_verl_hands_them_over(
     module.CLIENT.close()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs trl: pip install --group bench")
 def test_trl_trains_on_the_judges_scores(server: JudgeServer, tmp_path: Path) -> None:
+    from tests.tiny_models import save_tiny_model
+
     save_tiny_model(tmp_path / "model")
     environment = {
         **os.environ,

@@ -127,6 +127,7 @@ def test_no_injection_is_rewarded_and_none_reaches_the_prompts_frame() -> None:
             assert "<|im_start|>" not in prompt
 
 
+@pytest.mark.slow
 def test_what_the_judge_sees_is_the_answer_and_short() -> None:
     with model(honest) as server, app_client(settings(server)) as client:
         seen = len(server.prompts)
@@ -155,6 +156,7 @@ def test_a_judge_that_believes_anything_is_refused_at_the_start(tmp_path: Path) 
     assert "empty phrases" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_down_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reasonkit.verifiers.judge.ATTEMPTS", 1)
     monkeypatch.setattr("reasonkit.judge.bench.REOPEN_SECONDS", 0.0)

@@ -40,11 +40,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JudgeServer]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(server: JudgeServer) -> Iterator[httpx.Client]:
     with httpx.Client(
         base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60
     ) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def stranger(server: JudgeServer) -> Iterator[httpx.Client]:
+    """Without a token."""
+    with httpx.Client(base_url=server.url, timeout=60) as opened:
         yield opened
 
 
@@ -72,12 +79,12 @@ def still_well(client: httpx.Client) -> None:
 
 
 def test_the_token_is_taken_as_a_header_and_as_a_part_of_the_path(
-    server: JudgeServer, client: httpx.Client
+    stranger: httpx.Client, client: httpx.Client
 ) -> None:
     assert client.post("/reward", json=REWARD).status_code == 200
-    assert httpx.post(f"{server.url}/{TOKEN}/reward", json=REWARD).json() == {"score": 1.0}
-    assert httpx.get(f"{server.url}/{TOKEN}/ping").status_code == 200
-    assert httpx.get(f"{server.url}/ping").status_code == 200, "a load balancer has no token"
+    assert stranger.post(f"/{TOKEN}/reward", json=REWARD).json() == {"score": 1.0}
+    assert stranger.get(f"/{TOKEN}/ping").status_code == 200
+    assert stranger.get("/ping").status_code == 200, "a load balancer has no token"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,7 @@ def test_the_token_is_taken_as_a_header_and_as_a_part_of_the_path(
         {"X-Forwarded-For": "127.0.0.1", "X-Original-URL": f"/{TOKEN}/reward"},
     ],
 )
-def test_a_forged_or_old_token_gets_nothing(server: JudgeServer, headers: dict[str, str]) -> None:
+def test_a_forged_or_old_token_gets_nothing(stranger: httpx.Client, headers: dict[str, str]) -> None:
     encoded = {name: value.encode("latin-1") for name, value in headers.items()}
     for path in (
         "/reward",
@@ -109,14 +116,14 @@ def test_a_forged_or_old_token_gets_nothing(server: JudgeServer, headers: dict[s
         "/metrics",
         "/openapi.json",
     ):
-        response = httpx.post(f"{server.url}{path}", json=REWARD, headers=encoded)
+        response = stranger.post(path, json=REWARD, headers=encoded)
         assert response.status_code == 401, path
         assert TOKEN not in response.text
 
 
-def test_two_tokens_in_one_request_are_none(server: JudgeServer) -> None:
+def test_two_tokens_in_one_request_are_none(stranger: httpx.Client) -> None:
     headers = [("Authorization", "Bearer wrong-wrong-wrong"), ("Authorization", f"Bearer {TOKEN}")]
-    assert httpx.post(f"{server.url}/reward", json=REWARD, headers=headers).status_code == 401
+    assert stranger.post("/reward", json=REWARD, headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -173,7 +180,7 @@ JUNK = [
 def test_junk_costs_nobody_else_anything(server: JudgeServer, client: httpx.Client, data: bytes) -> None:
     try:
         answer = raw(server, data)
-    except ConnectionError:
+    except OSError:  # it hung up before everything was sent
         answer = b""
     assert b"score" not in answer
     assert b"Traceback" not in answer
@@ -326,6 +333,7 @@ def test_a_dead_worker_is_replaced_and_counted(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_sigterm_lets_requests_finish_and_refuses_new_ones(tmp_path: Path) -> None:
     """The slow request is under way when the signal comes; its answer comes all the same."""
     with judging(tmp_path, "--no-format-score") as server, ThreadPoolExecutor(1) as threads:

@@ -222,6 +222,7 @@ def test_what_a_server_cannot_be_asked_is_said_at_the_start(judge: JudgeServer, 
         asked(lambda grader: check(grader, zebra), url=legacy.url)
 
 
+@pytest.mark.slow
 def test_a_token_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="NOT_THERE"):
         RemoteGrader(url="http://x", api_key_env="NOT_THERE")

@@ -21,7 +21,7 @@ QWEN_7B = Qwen2Config(
 
 
 def test_a_model_counted_by_hand() -> None:
-    """Width 48, 4 heads of 12 (2 for keys and values), 96 inside, 2 layers, 40 words; 10 tokens, 4 of them scored."""
+    """Width 48, 4 heads (2 of keys and values) of 12, 96 inside, 2 layers, 40 words; 10 tokens, 4 scored."""
     flops = ModelFlops.of(tiny_config("llama", 40))
     layer = 48 * 48 + 48 * 24 + 48 * 24 + 48 * 48 + 3 * 48 * 96
     pairs = 6 * 7 // 2 + 4 * 5 // 2

@@ -182,6 +182,7 @@ def test_a_batch_too_large_for_memory_shows_before_the_first_step(monkeypatch: p
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # dynamo looks at .grad of what has none
 def test_a_compiled_model_computes_the_same() -> None:
     plain, compiled = (
         local_learner(

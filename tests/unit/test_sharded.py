@@ -255,7 +255,7 @@ def neighbours() -> Iterator[Ranks]:
 def test_neighbours_that_share_each_row_compute_what_one_does(
     one: Bench, neighbours: Ranks, shape: Shape, policy: str
 ) -> None:
-    """Also losses that look at whole sequences, with rows that do not divide by two and sequences cut in the middle."""
+    """Also losses that look at whole sequences; rows do not divide by two, and sequences are cut in the middle."""
     for budget in (1, 60):
         loss = LossConfig(policy=policy, **EVERYTHING)
         one.make(shape, settings(loss), 1.1)
