@@ -27,6 +27,7 @@ from reasonkit.evaluate.samples import Sample, read_samples
 from tests.chat_server import Refuse, serve_chat
 from tests.eval_models import LOCAL_TASKS, serve_model, write_tasks
 from tests.micro import reasonkit
+from tests.synthetic_evaluation import write_evaluation
 from tests.tiny_models import save_tiny_model
 
 
@@ -204,41 +205,43 @@ class TestGraders:
 
 
 class TestReadingResults:
+    @pytest.fixture
+    def evaluations(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        write_evaluation(tmp_path / "out", tasks=2, items=10)
+        write_evaluation(tmp_path / "alone", models={"small": 0.3}, tasks=1, items=10)
+        return tmp_path
+
     def test_compare_and_report_take_folders_and_files(
-        self, here: Path, capsys: pytest.CaptureFixture[str]
+        self, evaluations: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run("arithmetic_chain words.yaml", ("a", "b"), limit=5)
-        run("arithmetic_chain", ("a",), limit=5, out=Path("alone"))
-        capsys.readouterr()
         compare(["out"], json_=True)
         both = json.loads(capsys.readouterr().out)
-        assert (both["a"], both["b"], len(both["tasks"])) == ("a", "b", 2)
-        compare(["out/b/arithmetic_chain/results.json", "alone"], json_=True)
+        assert (both["a"], both["b"], len(both["tasks"])) == ("small", "large", 2)
+        compare(["out/large/task0/results.json", "alone"], json_=True)
         assert len(json.loads(capsys.readouterr().out)["tasks"]) == 1
-        report(["out"], title="Two", rename=["a=first"], output=here / "two.html", json_=True)
-        page = (here / "two.html").read_text()
+        report(["out"], title="Two", rename=["small=first"], output=evaluations / "two.html", json_=True)
+        page = (evaluations / "two.html").read_text()
         assert "<h1>Two</h1>" in page
-        assert "first against" not in page
-        assert "b against first" in page
-        report(["alone/results.json", "out/b/words/results.json"], output=here / "picture.svg")
-        assert (here / "picture.svg").read_text().startswith("<?xml")
+        assert "large against first" in page
+        report(["alone/results.json", "out/large/task1/results.json"], output=evaluations / "picture.svg")
+        assert (evaluations / "picture.svg").read_text().startswith("<?xml")
         rescore(Path("alone"), grader=GraderName.REASONING360)
-        report(["alone", "out"], output=here / "three.html")
-        assert "is not compared with" in (here / "three.html").read_text(), "two graders are no comparison"
-        assert "a (alone)" in (here / "three.html").read_text(), "two models called a are told apart"
+        report(["alone", "out"], output=evaluations / "three.html")
+        page = (evaluations / "three.html").read_text()
+        assert "small (alone)" in page, "two models of one name are told apart"
+        assert "is not compared with" in page, "two graders are no comparison"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ((["out", "alone", "out"],), "3 evaluations are named"),
-            ((["out"], ["a", "z"]), "holds no model 'z'"),
-            ((["out", "alone"],), "holds several models: a, b"),
+            ((["out"], ["small", "z"]), "holds no model 'z'"),
+            ((["out", "alone"],), "holds several models: small, large"),
             ((["nothing"],), "holds no results"),
         ],
     )
-    def test_mistakes_are_named(self, here: Path, arguments: tuple[Any, ...], message: str) -> None:
-        run("arithmetic_chain", ("a", "b"), limit=2)
-        run("arithmetic_chain", ("a",), limit=2, out=Path("alone"))
+    def test_mistakes_are_named(self, evaluations: Path, arguments: tuple[Any, ...], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             compare(*arguments)
 
@@ -349,7 +352,7 @@ class TestFailures:
 class TestKilled:
     """Slow on purpose: so few replies at once that a kill finds the evaluation at work."""
 
-    TASK, TOKENS = "words.yaml:4", 40
+    TASK, TOKENS = "words.yaml:4", 20
     COMMAND = (TASK, "-m", "a", "--out", "out", "--concurrency", "2", "--max-tokens", str(TOKENS), "--json")
 
     def begin(self, here: Path, *arguments: str) -> subprocess.Popen[bytes]:
