@@ -274,6 +274,10 @@ class _Slot:
                 self._hold_up(worker, batch)
             elif "recalled" in message:
                 worker.recalls -= 1
+                if batch and batch[0].job.number in message["recalled"]:
+                    # The worker had no core for so long that it had not even begun what was thought to take long.
+                    worker.send(pack([batch[0].job]))
+                    begun = time.monotonic()
             elif "died" in message:
                 self._bury(batch, message["died"])
                 if worker.preloads != self._queue.preloads:

@@ -117,11 +117,12 @@ def _serve(commands: int, answers: int) -> NoReturn:
         frame = _read_frame(commands)
         if frame is None:
             os._exit(0)
+        dropped = [job.number for job in waiting]
         waiting.clear()
         if frame:
             waiting.extend(pickle.loads(frame))
         else:
-            _send(answers, {"recalled": True})
+            _send(answers, {"recalled": dropped})
 
 
 def _run(job: Job, verifiers: dict[str, Callable[[Record, str], Verdict]]) -> Verdict:
