@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     recipe = "_base_: tiny\nmodel: {path: empty, init: null}\nwarmup: null\n"
     (tmp_path / "a.yaml").write_text(recipe)
     done = reasonkit("train", "a.yaml", "--out", "run", cwd=tmp_path)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "empty" in done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
