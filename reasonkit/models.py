@@ -218,18 +218,16 @@ def _folder_of(name: ModelName, offline: bool) -> Path:
 def _check(folder: Path, text: str) -> None:
     """What every model folder must hold, said before anything is loaded."""
     if not any((folder / each).exists() for each in ("config.json", ADAPTER)):
-        raise ReasonkitError(
+        raise UsageError(
             f"'{text}': {folder} is no model folder, it has no config.json", "reasonkit export RUN OUT"
         )
     if not any((folder / each).exists() for each in TOKENIZERS):
-        raise ReasonkitError(
+        raise UsageError(
             f"'{text}': {folder} has no tokenizer, none of {', '.join(TOKENIZERS)}",
             "copy the tokenizer's files from the model that it was made of",
         )
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
-        raise ReasonkitError(
-            f"'{text}': {folder} has no weights, no *.safetensors", "reasonkit export RUN OUT"
-        )
+        raise UsageError(f"'{text}': {folder} has no weights, no *.safetensors", "reasonkit export RUN OUT")
 
 
 def _base_of(adapter: Path) -> Path:
