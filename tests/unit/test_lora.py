@@ -128,6 +128,23 @@ def test_the_reference_is_the_starting_model_without_a_copy_only_where_that_is_r
         train(learner)
 
 
+def test_adapters_learn() -> None:
+    learner = local_learner(
+        tiny_model("llama", VOCABULARY),
+        loss=LossConfig(policy="nll"),
+        train=TrainConfig(lr=0.02),
+        total_updates=60,
+        max_tokens=32,
+        lora={"r": 8},
+    )
+    groups = random_groups(VOCABULARY)
+    [demonstrations] = mini_batches(
+        assemble(groups, [[1.0] * len(group.rollouts) for group in groups]), len(groups)
+    )
+    losses = [asyncio.run(learner.step(demonstrations)).metrics["loss"] for _ in range(60)]
+    assert losses[-1] < losses[0] / 2
+
+
 def test_adapters_begin_the_same_for_the_same_seed() -> None:
     one, other = make_learner(), make_learner()
     train(one)

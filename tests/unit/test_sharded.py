@@ -76,7 +76,14 @@ def assert_same_gradients(one: Bench, two: Ranks, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("policy", LOSSES)
-@pytest.mark.parametrize("budget", [1, 60, 10_000], ids=["a row a sequence", "some rows", "one row"])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        pytest.param(1, id="a row a sequence", marks=pytest.mark.slow),
+        pytest.param(60, id="some rows"),
+        pytest.param(10_000, id="one row", marks=pytest.mark.slow),
+    ],
+)
 def test_every_loss_has_the_same_gradient_on_two_ranks(
     one: Bench, two: Ranks, policy: str, budget: int
 ) -> None:
@@ -87,7 +94,9 @@ def test_every_loss_has_the_same_gradient_on_two_ranks(
     assert_same_gradients(one, two, batch_of())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", ["llama", *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("qwen2", "qwen3"))]
+)
 def test_updates_give_the_same_weights(one: Bench, two: Ranks, shape: Shape) -> None:
     for bench in (one, two):
         call(bench, "make", shape, settings(grad_clip=0.5))
@@ -176,7 +185,7 @@ def test_half_precision_gathers_half_and_keeps_float32_masters(one: Bench, two: 
 
 
 @pytest.mark.parametrize("saved_by", ["one", "two"])
-@pytest.mark.parametrize("shape", ["llama", "qwen2"])
+@pytest.mark.parametrize("shape", [pytest.param("llama", marks=pytest.mark.slow), "qwen2"])
 def test_a_checkpoint_goes_on_with_another_number_of_ranks(
     one: Bench, two: Ranks, tmp_path: Path, saved_by: str, shape: Shape
 ) -> None:
