@@ -172,8 +172,6 @@ async def _one(bench: Bench, item: Any) -> dict[str, Any]:
 
 def _add_legacy(app: FastAPI, settings: Settings, bench: Bench, board: Board) -> None:
     async def score(record: Record, text: str) -> float:
-        if legacy.empty_patch(record):
-            return 0.0
         verdict = await bench.verdict(record, text)
         if verdict.status.is_failure:
             board.add(UNSAID)
@@ -193,8 +191,11 @@ def _add_legacy(app: FastAPI, settings: Settings, bench: Bench, board: Board) ->
             board.add(UNSAID)
             raise Answered(500, f"the answer lacks what its type needs: {error}") from None
         reply, text = legacy.parts_of(request.llm_output)
-        answer = await score(record, legacy.stripped_file(text) if record.verifier == "swe" else text)
-        return legacy.total(info, reply, answer) if settings.format_score else answer
+        answer = await score(record, text)
+        if not settings.format_score:
+            return answer
+        form = await legacy.form_of(info, reply, bench.grader)
+        return legacy.ANSWER_SHARE * answer + legacy.FORMAT_SHARE * form
 
     @app.post("/reward", response_model=legacy.RewardOut | legacy.RewardBatchOut, tags=["RL Verifier"])
     async def reward(request: legacy.RewardIn | legacy.RewardBatchIn) -> Response:

@@ -163,7 +163,7 @@ async def submit(request: SubmitIn, sandbox: Sandbox) -> SubmitOut:
     cases = _cases(request)
     language = config.language
     assert language is not None
-    code = first_fence(request.completion, language)
+    code = await asyncio.to_thread(first_fence, request.completion, language)
     limits = _limits(config.run_timeout or 20.0, 1024)
     room = asyncio.Semaphore(CONCURRENT)
 
@@ -269,18 +269,24 @@ def _same_line(got: str, wanted: str) -> bool:
     return math.isfinite(left) and abs(left - right) / max(abs(right), 1e-10) < 1e-5
 
 
+def _fenced(text: str, language: str) -> str | None:
+    """RL Verifier wants a fence that is named exactly so, and then leaves the choice to SandboxFusion."""
+    named = any(tag == language for tag, _ in fences(text))
+    return first_fence(text, language) if named else None
+
+
 async def code_by_fusion_rules(record: Record, text: str, grader: Grader) -> Verdict:
     """The share of `test_cases` that pass, as RL Verifier has SandboxFusion judge them."""
     language = str(record.answer["language"])
     cases = [(str(case["input"]), str(case["output"])) for case in record.answer["test_cases"]]
     if not cases:
         raise ValueError("the record has no test cases")
-    if not any(tag == language for tag, _ in fences(text)):
+    code = await asyncio.to_thread(_fenced, text, language)  # a long reply must not hold up the event loop
+    if code is None:
         return Verdict.no_answer(f"the reply has no closed {language} fence")
-    code = first_fence(text, language)
     sandbox = await grader.sandbox()
     limits = Limits(SUITE_CPU, SUITE_CPU + 10)
-    results = await printed(language, str(code), [stdin for stdin, _ in cases], limits, sandbox)
+    results = await printed(language, code, [stdin for stdin, _ in cases], limits, sandbox)
     failure = failed_infrastructure(results)
     if failure is not None:
         return Verdict.error(f"the sandbox failed: {failure}", tier=sandbox.tier)

@@ -11,6 +11,7 @@ takes that for 0.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -23,11 +24,15 @@ from reasonkit.records import Record, Verdict
 from reasonkit.verifiers.extract import after_thinking, answer_line, fences, last_box, last_tagged, reply_of
 from reasonkit.verifiers.format import END_OF_SENTENCE, reward_server_format
 from reasonkit.verifiers.grader import Grader
+from reasonkit.verifiers.swe import verify_swe
 
 ANSWER_SHARE, FORMAT_SHARE = 0.9, 0.1
 END_MARKS = (END_OF_SENTENCE, "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "</s>")
 """What closes a decoded reply; the last fence or box is found before it."""
 JUDGED_CHARACTERS = 512
+SHORT = 10_000
+"""Characters that cost the event loop less than a millisecond or so."""
+FORM = f"{__name__}:verify_form"
 NO_QUESTION = "(not given)"
 
 
@@ -88,7 +93,7 @@ def record_of(info: Mapping[str, Any]) -> Record:
         return Record("", kind, (), tests, f"{__name__}:verify_code_verifiable")
     if kind == "swe_verifiable":
         files = {name: str(answer[name]).strip() for name in ("input", "ground_truth")}
-        return Record("", kind, (), files, "swe")
+        return Record("", kind, (), files, f"{__name__}:verify_swe_verifiable")
     if kind == "llm_judge":
         return Record("", kind, (), str(answer["value"]), f"{__name__}:verify_llm_judge")
     instructions = {name: answer[name] for name in ("instruction_id_list", "kwargs")}
@@ -113,21 +118,28 @@ def parts_of(llm_output: str) -> tuple[str, str]:
     return reply, text
 
 
-def stripped_file(text: str) -> str:
-    """The reply of a software patch, with the file in its last named fence stripped, as RL Verifier compares it."""
+async def form_of(info: Mapping[str, Any], reply: str, grader: Grader) -> float:
+    """RL Verifier's score for form. Long replies are looked at by a killable worker, not in the event loop."""
+    if END_OF_SENTENCE not in reply:
+        return 0.0
+    asked = {"type": info["type"], "language": str(info.get("language", "python"))}
+    record = Record("", "", (), asked, FORM)
+    if len(reply) <= SHORT:
+        return verify_form(record, reply).score
+    return (await grader.verify(record, reply)).score
+
+
+def verify_form(record: Record, text: str) -> Verdict:
+    score = reward_server_format(text, record.answer["type"], record.answer["language"])
+    return Verdict.correct(None) if score else Verdict.wrong(None, "not in RL Verifier's form")
+
+
+def verify_swe_verifiable(record: Record, text: str) -> Verdict:
+    """As the `swe` verifier, with the file in the last named fence stripped, as RL Verifier compares it."""
+    if record.answer["input"] == record.answer["ground_truth"]:
+        return Verdict.wrong(None, "the gold patch changes nothing")
     named = [(language, body) for language, body in fences(after_thinking(text)) if language]
-    return f"```{named[-1][0]}\n{named[-1][1].strip()}\n```" if named else text
-
-
-def total(info: Mapping[str, Any], reply: str, answer_score: float) -> float:
-    """The score with RL Verifier's share for form."""
-    language = str(info.get("language", "python"))
-    return ANSWER_SHARE * answer_score + FORMAT_SHARE * reward_server_format(reply, info["type"], language)
-
-
-def empty_patch(record: Record) -> bool:
-    """RL Verifier scores 0 where the gold patch changes nothing; our verifier calls such a record unusable."""
-    return record.verifier == "swe" and record.answer["input"] == record.answer["ground_truth"]
+    return verify_swe(record, f"```{named[-1][0]}\n{named[-1][1].strip()}\n```" if named else text)
 
 
 async def verify_code_verifiable(record: Record, text: str, grader: Grader) -> Verdict:
@@ -137,15 +149,20 @@ async def verify_code_verifiable(record: Record, text: str, grader: Grader) -> V
 
 async def verify_llm_judge(record: Record, text: str, grader: Grader) -> Verdict:
     """Whether the judge finds the reply's answer equal to the reference. No question comes with it."""
-    reply = after_thinking(text).strip()
-    marked = (last_box(reply), last_tagged(reply), answer_line(reply))
-    answer = next((part for part in marked if part), reply[-JUDGED_CHARACTERS:])
+    answer = await asyncio.to_thread(_said, text)  # a long reply must not hold up the event loop
     if not any(map(str.isalnum, answer)):
         return Verdict.no_answer("the reply says nothing after its thinking")
     judge = await grader.judge()
     if await judge.decide(NO_QUESTION, str(record.answer), answer):
         return Verdict.correct(answer, f"the judge {judge.model} says so")
     return Verdict.wrong(answer, f"the judge {judge.model} says no")
+
+
+def _said(text: str) -> str:
+    """The answer that the reply marks, or else what it ends with."""
+    reply = after_thinking(text).strip()
+    marked = (last_box(reply), last_tagged(reply), answer_line(reply))
+    return next((part for part in marked if part), reply[-JUDGED_CHARACTERS:])
 
 
 async def require(kind: str, grader: Grader) -> None:

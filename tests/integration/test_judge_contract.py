@@ -208,6 +208,12 @@ FORMS: list[tuple[str, str, str, float]] = [
     ("no thinking", MATH, f"\\boxed{{152}}{EOS}", 0.9),
     ("Chinese letters", MATH, WELL_FORMED.replace("easy", "容易"), 0.9),
     ("nothing but form", MATH, f"<think></think>{EOS}", 0.0),
+    (
+        "a long reply is looked at elsewhere",
+        MATH,
+        f"<think>{'word ' * 10_000}</think>\\boxed{{152}}{EOS}",
+        1.0,
+    ),
     ("code needs a fence", CODE, f"<think></think>\n{fenced(ADD)}\n{EOS}", 0.9 * 2 / 3 + 0.1),
     ("an instruction needs no shell", FOLLOW, f"<think></think>All well{EOS}", 0.9 * 0.5 + 0.1),
 ]
