@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from reasonkit.hub.stream import RowStream
 from reasonkit.hub.tables import Tables, open_tables
 
 
-def pull_all(endpoint: str, repo: str) -> None:
+def pull_all(endpoint: str, repo: str, home: Path) -> None:
+    # The fork server's environment is that of the first test that started it.
+    os.environ["REASONKIT_DATA"] = str(home)
     client.RANGE_BYTES = 8 << 10  # many points to die at
     with Hub(endpoint, Patience(first_wait=0.005, longest_wait=0.02, silence=2.0)) as hub:
         pull(plan(Request(repo), hub), hub)

@@ -66,6 +66,11 @@ class Bench:
         self.rank.save(path, {"step": 1})
         self.rank.saved()
 
+    def save_while_training(self, path: Path, batch: Batch) -> None:
+        self.rank.save(path, {"step": 1})
+        self.rank.step(batch)
+        self.rank.saved()
+
     def load(self, path: Path) -> None:
         self.rank.load(path)
 

@@ -29,7 +29,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -179,21 +178,8 @@ def _read(state: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy in CPU memory, which training does not change."""
-    return {name: _copy(each.detach()) for name, each in state.items()}
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor.to("cpu", copy=True)
-    return DTensor.from_local(
-        tensor.to_local().to("cpu", copy=True),
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
+    """A copy in CPU memory, which training does not change; of shards, shards."""
+    return {name: each.detach().to("cpu", copy=True) for name, each in state.items()}
 
 
 @contextmanager

@@ -384,7 +384,7 @@ def test_twenty_four_kills_at_random_points_leave_a_pull_that_finishes(server: H
     processes.set_forkserver_preload(["tests.hub_reader", "huggingface_hub.utils"])
     kills, rounds, killed_with = 0, 0, set()
     while kills < 24:
-        child = processes.Process(target=pull_all, args=(server.endpoint, "org/long"))
+        child = processes.Process(target=pull_all, args=(server.endpoint, "org/long", home))
         child.start()
         goal = server.served + rng.randrange(1, sum(map(len, parts.values())) // 4)
         while child.is_alive() and server.served < goal:

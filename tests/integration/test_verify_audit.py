@@ -10,6 +10,7 @@ from reasonkit.data.sources.reasoning_gym import entry, task_names
 from reasonkit.records import Record, Status, Verdict
 from reasonkit.verifiers import verify
 from reasonkit.verifiers.pool import VerifierPool
+from reasonkit.verifiers.rg_labels import right_label
 from reasonkit.verifiers.routing import VERIFIERS
 from tests.verifier_samples import QUESTION, SAMPLES
 
@@ -93,7 +94,7 @@ def draw(task: str, count: int) -> list[Record]:
             str(index),
             f"rg:{task}",
             ({"role": "user", "content": item["question"]},),
-            item["answer"],
+            right_label(task, item["question"], item["answer"]),
             "reasoning_gym",
             {"task": task, "entry": item},
         )

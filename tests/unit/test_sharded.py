@@ -205,16 +205,18 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(
     assert_same(one.weights(), two.call("weights")[0], tolerance=2e-4)
 
 
-def test_what_ranks_save_is_a_plain_model_folder(two: Ranks, tmp_path: Path) -> None:
+def test_what_ranks_save_is_a_plain_model_folder_of_that_moment(two: Ranks, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     for shape in ("llama", "qwen2"):
         two.call("make", shape, settings())
         two.call("step", batch_of())
-        two.call("save", tmp_path / shape)
+        weights = two.call("weights")[0]
+        two.call("save_while_training", tmp_path / shape, batch_of())
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / shape).state_dict()
-        for name, tensor in two.call("weights")[0].items():
+        for name, tensor in weights.items():
             assert torch.equal(loaded[name], tensor), name
+        assert not torch.equal(two.call("weights")[0]["model.norm.weight"], weights["model.norm.weight"])
         assert sorted(path.name for path in (tmp_path / shape / "training").iterdir()) == [
             "shard-00001-model-00001-of-00001.safetensors",
             "shard-00002-model-00001-of-00001.safetensors",
