@@ -5,7 +5,7 @@ of them is loaded: which run and step, whether there is a tokenizer, whether the
 model its identity, a hash of the bytes of its weights, tokenizer and template: samples are kept under it, so a
 folder whose weights have changed is another model. Of a model behind an API only its name and address are known.
 
-Left out: training (it opens its own engine by its recipe), and which GPUs a model gets.
+Left out: training (it opens its own engine by its recipe), and which GPUs a model gets (placement.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import contextlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,11 +55,15 @@ class FoundModel:
     """Of a model that is loaded here."""
     name: ModelName | None = None
     """Of one behind an API."""
+    engines: int = 1
+    """How many engines load it, to share its requests."""
+    tensor_parallel: int = 1
+    """GPUs that an engine takes."""
 
     @property
     def in_flight(self) -> int:
         """How many replies to ask for at once, unless told otherwise."""
-        return LOCAL_IN_FLIGHT if self.name is None else HTTP_IN_FLIGHT
+        return LOCAL_IN_FLIGHT * self.engines if self.name is None else HTTP_IN_FLIGHT
 
     def price(self, prices: Mapping[str, Price]) -> Price | None:
         return price_of(self.name, prices) if self.name is not None else None
@@ -119,6 +124,30 @@ def newest_checkpoint() -> str:
 
 
 @contextlib.asynccontextmanager
+async def load_here(found: FoundModel, in_flight: int) -> AsyncIterator[Engine]:
+    """An engine in this process."""
+    engine = load_engine(found, in_flight)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def load_engine(found: FoundModel, in_flight: int) -> Engine:
+    """`found` by its engine, for so many requests at once."""
+    from transformers.utils import logging
+
+    assert found.folder is not None
+    logging.disable_progress_bar()  # a bar for every file it reads is none of ours
+    with _whole(found.folder, found.engine) as folder:
+        return open_engine(folder, _part(found, in_flight), _settings(folder, _context(folder)))
+
+
+Load = Callable[[FoundModel, int], AbstractAsyncContextManager[Engine]]
+"""load_here, or whatever else loads a found model for so many requests at once: in other processes."""
+
+
+@contextlib.asynccontextmanager
 async def open_model(
     found: FoundModel,
     *,
@@ -126,8 +155,10 @@ async def open_model(
     ledger: Ledger | None = None,
     prices: Mapping[str, Price] | None = None,
     http: HttpSettings | None = None,
+    load: Load = load_here,
 ) -> AsyncIterator[OpenModel]:
-    """`found`, loaded and ready for so many requests at once; closed at the end. The rest is for APIs only."""
+    """`found`, loaded and ready for so many requests at once; closed at the end. Ledger, prices and http are for
+    APIs only, `load` for all others."""
     in_flight = in_flight or found.in_flight
     if found.name is not None:
         settings = replace(http or HttpSettings(), concurrency=in_flight)
@@ -135,18 +166,21 @@ async def open_model(
             yield OpenModel(chat, None, context=UNKNOWN_CONTEXT)
         return
     assert found.folder is not None
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
-    logging.disable_progress_bar()  # a bar for every file it reads is none of ours
-    with _whole(found.folder, found.engine) as folder:
-        context = AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
-        dialogue = Dialogue(AutoTokenizer.from_pretrained(folder))
-        engine = open_engine(folder, _part(found.engine, in_flight), _settings(folder, context))
-        try:
-            yield OpenModel(engine, dialogue, context)
-        finally:
-            await engine.close()
+    dialogue = Dialogue(AutoTokenizer.from_pretrained(found.folder))
+    async with load(found, in_flight) as engine:
+        yield OpenModel(engine, dialogue, _context(found.folder))
+
+
+def _context(folder: Path) -> int:
+    """How long prompt and reply together may be: of adapters, as their base says."""
+    from transformers import AutoConfig
+
+    adapter = folder / ADAPTER
+    config = AutoConfig.from_pretrained(_base_of(adapter) if adapter.exists() else folder)
+    length: int = config.get_text_config().max_position_embeddings
+    return length
 
 
 def identity_of(folder: Path) -> str:
@@ -258,12 +292,13 @@ def _whole(folder: Path, engine: str) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _part(engine: str, in_flight: int) -> Part:
+def _part(found: FoundModel, in_flight: int) -> Part:
     import torch
 
-    if engine == "transformers":
-        return Part(engine, {"slots": in_flight, "device": "cuda" if torch.cuda.is_available() else "cpu"})
-    return Part(engine)
+    if found.engine == "transformers":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Part(found.engine, {"slots": in_flight, "device": device})
+    return Part(found.engine, {"tensor_parallel": found.tensor_parallel})
 
 
 def _settings(folder: Path, context: int) -> ModelConfig:

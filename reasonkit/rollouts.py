@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self, cast
 
 from reasonkit.dialogue import Dialogue
-from reasonkit.engines import Chat, Engine, Reply, Sampling
+from reasonkit.engines import Chat, Engine, Punctual, Reply, Sampling
 from reasonkit.envs import Env, Step
 from reasonkit.episode import NO_LIMITS, ChatTalk, EngineTalk, Limits, Talk
 from reasonkit.errors import ReasonkitError
@@ -277,7 +277,7 @@ class Rollouts:
         """Turns until the environment is done or the context is full."""
         env = self._make_env()
         try:
-            async with episode.at("env"):
+            async with self._away(env), episode.at("env"):
                 messages = await env.reset(attempt.record, derive_seed(attempt.seed, "env"))
             episode.talk.open(attempt.record, messages)
             for turn in itertools.count():
@@ -287,7 +287,7 @@ class Rollouts:
                     return
                 episode.reply = reply
                 segment, end = episode.talk.place()
-                async with episode.at("env"):
+                async with self._away(env), episode.at("env"):
                     step = await env.step(reply)
                 episode.last = step
                 episode.turns.append(
@@ -322,6 +322,12 @@ class Rollouts:
                 await asyncio.sleep(
                     0
                 )  # an engine that only ever interrupts must not keep the loop from its timers
+
+    def _away(self, env: Env) -> contextlib.AbstractAsyncContextManager[None]:
+        """Waiting here for the engine's turn does not count against the deadline."""
+        if env.outside and isinstance(self._model, Punctual):
+            return self._model.away()
+        return contextlib.nullcontext()
 
     def _talk(self) -> Talk:
         if self._dialogue is None:

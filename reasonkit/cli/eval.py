@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -13,15 +11,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
-from reasonkit.errors import PartlyDone, ReasonkitError, Stopped, UsageError
+from reasonkit.cli.stopping import run_until_stopped
+from reasonkit.errors import PartlyDone, ReasonkitError, UsageError
 
 if TYPE_CHECKING:
     from reasonkit.evaluate.folder import EvaluationDir
-    from reasonkit.evaluate.run import Evaluated, Options, Watcher
+    from reasonkit.evaluate.run import Evaluated, Options
     from reasonkit.evaluate.work import TaskPlan
     from reasonkit.models import FoundModel
+    from reasonkit.placement import Places
 
 EVALUATIONS = Path("evals")
+
+
+GpusOption = Annotated[
+    str | None,
+    typer.Option(help="How many GPUs to use, or which of this machine (0-3,6); default all.", metavar="N"),
+]
+TpOption = Annotated[int, typer.Option(help="GPUs that share one copy of a model (vLLM).", min=1)]
+EnginesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that sample side by side; default one for every --tp GPUs, without a GPU one.", min=1
+    ),
+]
 
 
 class GraderName(StrEnum):
@@ -62,6 +75,9 @@ def evaluate(  # long: an option a line
     concurrency: Annotated[
         int | None, typer.Option(help="Replies sampled at once; default 256, over HTTP 64.", min=1)
     ] = None,
+    gpus: GpusOption = None,
+    tp: TpOption = 1,
+    engines: EnginesOption = None,
     price: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=IN,OUT", help="Dollars per million tokens of an API's model.")
     ] = None,
@@ -82,7 +98,7 @@ def evaluate(  # long: an option a line
 
       reasonkit eval aime24:32 math500 -m runs/mine -m hf:Qwen/Qwen2.5-7B
 
-      reasonkit eval guru17 -m vllm:models/mine --limit 100 --dry-run
+      reasonkit eval guru17 -m vllm:models/mine --limit 100 --gpus 8 --tp 2 --dry-run
 
       reasonkit eval gsm8k -m openai:NAME@http://localhost:8000/v1
     """
@@ -90,6 +106,7 @@ def evaluate(  # long: an option a line
     from reasonkit.evaluate.folder import EvaluationDir
     from reasonkit.evaluate.run import Options
     from reasonkit.models import distinct, find_model
+    from reasonkit.placement import find_places
 
     options = Options(
         grader=grader.value,
@@ -99,15 +116,17 @@ def evaluate(  # long: an option a line
         max_cost=max_cost,
     )
     names = model or [_newest()]
-    models = distinct([find_model(name, offline=offline) for name in names])
+    found = distinct([find_model(name, offline=offline) for name in names])
+    places = find_places(gpus, tp, engines, found)
     changes = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     plans = _plans(tasks, limit, ids, k, pass_at, seed, preset, changes, offline)
     _warn_of_leaks(names, plans)
-    folder = EvaluationDir(out or EVALUATIONS / "+".join(found.label for found in models))
+    folder = EvaluationDir(out or EVALUATIONS / "+".join(each.label for each in found))
+    models, places = _share(found, plans, folder, places)
     if dry_run:
-        _dry_run(models, plans, folder, concurrency, json_)
+        _dry_run(models, plans, folder, concurrency, places, json_)
         return
-    done = _carry_out(models, plans, folder, options)
+    done = _carry_out(models, plans, folder, options, places)
     _show(done, folder, json_)
 
 
@@ -180,11 +199,12 @@ def _dry_run(
     plans: Sequence[TaskPlan],
     folder: EvaluationDir,
     concurrency: int | None,
+    places: Places,
     json_: bool,
 ) -> None:
     from reasonkit.evaluate.dryrun import dry_run
 
-    rows = dry_run(models, plans, folder, concurrency)
+    rows = dry_run(models, plans, folder, concurrency, places.on_gpus)
     if json_:
         emit_json([asdict(row) for row in rows])
         return
@@ -219,51 +239,42 @@ def _dry_run(
     )
 
 
+def _share(
+    models: Sequence[FoundModel], plans: Sequence[TaskPlan], folder: EvaluationDir, places: Places
+) -> tuple[list[FoundModel], Places]:
+    """The models with the engines that each gets: none for those that have all their samples."""
+    from reasonkit.evaluate.work import kept
+    from reasonkit.placement import Places
+
+    if not places.actors:
+        return places.share(models), places
+    lacking = [
+        found
+        for found in models
+        if any(next(kept(folder, found, plan).missing(), None) is not None for plan in plans)
+    ]
+    shared = {found.label: found for found in places.share(lacking)}
+    return [shared.get(found.label, found) for found in models], places if shared else Places()
+
+
 def _carry_out(
-    models: Sequence[FoundModel], plans: Sequence[TaskPlan], folder: EvaluationDir, options: Options
-) -> Evaluated:
-    from reasonkit.cli.eval_live import watch
-    from reasonkit.evaluate.about import about
-
-    folder.claim({found.label: found.identity for found in models}, about(models, plans, options))
-    with watch() as watcher:
-        return asyncio.run(_stoppable(models, plans, folder, options, watcher))
-
-
-async def _stoppable(
     models: Sequence[FoundModel],
     plans: Sequence[TaskPlan],
     folder: EvaluationDir,
     options: Options,
-    watcher: Watcher,
+    places: Places,
 ) -> Evaluated:
-    """Ctrl-C and SIGTERM end the evaluation with what it has."""
-    from reasonkit.evaluate.run import evaluate as carry_out
+    from reasonkit.cli.eval_live import watch
+    from reasonkit.evaluate.about import about
+    from reasonkit.evaluate.run import evaluate
+    from reasonkit.placement import placed
 
-    signals: list[int] = []
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(carry_out(models, plans, folder, options, watcher))
-
-    def stop(signum: int) -> None:
-        signals.append(signum)
-        task.cancel()
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stop, signum)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if not signals:
-            raise
-        name = signal.Signals(signals[0]).name
-        raise Stopped(
-            signals[0],
-            f"stopped by {name}; every finished sample is in {folder.path}",
-            "the same command goes on",
-        ) from None
-    finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(signum)
+    folder.claim({found.label: found.identity for found in models}, about(models, plans, options))
+    with placed(places, folder.logs) as opener, watch() as watcher:
+        return run_until_stopped(
+            evaluate(models, plans, folder, options, watcher, opener, places.at_once(models)),
+            f"every finished sample is in {folder.path}",
+        )
 
 
 def _show(done: Evaluated, folder: EvaluationDir, json_: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 EVERY_SECONDS = 30.0
 """Between two lines about a model, where there is no terminal."""
+RECENT_SECONDS = 30.0
+"""Over which speed is measured."""
 
 
 @dataclass(slots=True)
@@ -38,7 +41,6 @@ class Tally:
     failed: int = 0
     judged: int = 0
     total: float = 0.0
-    tokens: int = 0
 
     @property
     def done(self) -> int:
@@ -55,23 +57,23 @@ class Tallies:
 
     def __init__(self) -> None:
         self.tallies: dict[tuple[str, str], Tally] = {}
-        self.now = "starting"
-        self._since = time.monotonic()
+        self.phases: dict[str, str] = {}
+        """Of the models under way."""
+        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def begins(self, model: str, pairs: Sequence[Pair]) -> None:
-        self._since = time.monotonic()
         for pair in pairs:
             missing = sum(1 for _ in pair.missing())
             self.tallies[model, pair.plan.name] = Tally(pair.plan.samples, pair.plan.samples - missing)
 
     def phase(self, model: str, name: str) -> None:
-        self.now = f"{model}: {name}"
+        self.phases[model] = name
 
     def sampled(self, pair: Pair, sample: Sample) -> None:
         tally = self.tallies[pair.model, pair.plan.name]
         tally.sampled += sample.failure is None
         tally.failed += sample.failure is not None
-        tally.tokens += sample.completion_tokens
+        self._recent.append((time.monotonic(), sample.completion_tokens))
 
     def judged(self, pair: Pair, verdict: Verdict) -> None:
         tally = self.tallies[pair.model, pair.plan.name]
@@ -79,11 +81,15 @@ class Tallies:
         tally.total += verdict.score
 
     def ended(self, result: TaskResult) -> None:
-        pass
+        self.phases.pop(result.model, None)
 
     def speed(self) -> str:
-        tokens = sum(tally.tokens for tally in self.tallies.values())
-        return f"{tokens / max(time.monotonic() - self._since, 1e-3):,.0f} tokens/s"
+        """Of all models together. The oldest reply only says since when."""
+        now = time.monotonic()
+        while len(self._recent) > 1 and now - self._recent[1][0] > RECENT_SECONDS:
+            self._recent.popleft()
+        (since, _), *replies = self._recent
+        return f"{sum(tokens for _, tokens in replies) / max(now - since, 1e-3):,.0f} tokens/s"
 
 
 class Lines(Tallies):
@@ -100,6 +106,7 @@ class Lines(Tallies):
         self._say(f"{model}: {len(pairs)} tasks, {total:,} samples, {had:,} of them there already")
 
     def phase(self, model: str, name: str) -> None:
+        super().phase(model, name)
         self._say(f"{model}: {name}")
 
     def sampled(self, pair: Pair, sample: Sample) -> None:
@@ -109,6 +116,7 @@ class Lines(Tallies):
             self._say(f"{pair.model}, {pair.plan.name}: {tally.words()}, {self.speed()}")
 
     def ended(self, result: TaskResult) -> None:
+        super().ended(result)
         from reasonkit.evaluate.table import score_words
 
         score = score_words(result.score) if result.score else "nothing judged"
@@ -123,8 +131,9 @@ class LiveTable(Tallies):
     """Rich asks it to draw itself."""
 
     def __rich__(self) -> Table:
+        now = ", ".join(f"{model}: {name}" for model, name in self.phases.items()) or "starting"
         table = Table(
-            title=f"{self.now}   {self.speed()}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+            title=f"{now}   {self.speed()}", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
         )
         for column in ("model", "task"):
             table.add_column(column, no_wrap=True)

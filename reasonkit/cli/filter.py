@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reasonkit.cli.eval import EnginesOption, GpusOption, TpOption
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
 from reasonkit.errors import PartlyDone, UsageError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from reasonkit.filter.choose import Choice
     from reasonkit.filter.rates import Rates
     from reasonkit.models import FoundModel
+    from reasonkit.placement import Places
     from reasonkit.records import Record
 
 DEFAULT_TOKENS = 4096
@@ -94,6 +96,9 @@ def filter_records(  # long: an option a line
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Replies sampled at once; default 256, over HTTP 64.")
     ] = None,
+    gpus: GpusOption = None,
+    tp: TpOption = 1,
+    engines: EnginesOption = None,
     price: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=IN,OUT", help="Dollars per million tokens of an API's model.")
     ] = None,
@@ -118,6 +123,7 @@ def filter_records(  # long: an option a line
     from reasonkit.evaluate.run import Options
     from reasonkit.filter.choose import Rules, choose
     from reasonkit.filter.rates import read_rates, unique
+    from reasonkit.placement import find_places
     from reasonkit.recipe import SourceConfig
     from reasonkit.tasks import Task
 
@@ -146,11 +152,13 @@ def filter_records(  # long: an option a line
     )
     task = Task(name="filter", source=(SourceConfig(name=str(file)),), k=n)
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampled = _plans(models, task, records, drawn, tokens, seed, folder)
+    places = find_places(gpus, tp, engines, models)
+    shared = [each for found in models for each in places.share([found])]
+    sampled = _plans(shared, task, records, drawn, tokens, seed, folder)
     if dry_run:
-        _dry_run(sampled, options, json_)
+        _dry_run(sampled, options, places, json_)
         return
-    measured, stopped = _measure(sampled, records, options, folder)
+    measured, stopped = _measure(sampled, records, options, folder, places)
     _finish(choose(records, measured, rules), measured, target, folder, stopped, json_)
 
 
@@ -235,13 +243,13 @@ def _plans(
     return plans
 
 
-def _dry_run(sampled: Sequence[_Sampled], options: Options, json_: bool) -> None:
+def _dry_run(sampled: Sequence[_Sampled], options: Options, places: Places, json_: bool) -> None:
     from reasonkit.evaluate.dryrun import dry_run
 
     rows = [
         row
         for each in sampled
-        for row in dry_run([each.found], [each.plan], each.folder, options.concurrency)
+        for row in dry_run([each.found], [each.plan], each.folder, options.concurrency, places.on_gpus)
     ]
     if json_:
         emit_json([asdict(row) for row in rows])
@@ -263,19 +271,23 @@ def _dry_run(sampled: Sequence[_Sampled], options: Options, json_: bool) -> None
 
 
 def _measure(
-    sampled: Sequence[_Sampled], records: Sequence[Record], options: Options, folder: Path
+    sampled: Sequence[_Sampled], records: Sequence[Record], options: Options, folder: Path, places: Places
 ) -> tuple[Rates, list[str]]:
     """The rates of all models, and why some were given up."""
     from reasonkit.cli.eval_live import watch
     from reasonkit.cli.stopping import run_until_stopped
+    from reasonkit.evaluate.work import kept
     from reasonkit.filter.rates import measured, sample, write_rates
+    from reasonkit.placement import Places, placed
 
     stopped: list[str] = []
-    with watch() as watcher:
+    for each in sampled:
+        _claim(each, options)
+    done = all(next(kept(each.folder, each.found, each.plan).missing(), None) is None for each in sampled)
+    with placed(Places() if done else places, folder / "logs") as opener, watch() as watcher:
         for each in sampled:
-            _claim(each, options)
             stopped += run_until_stopped(
-                sample(each.found, each.plan, each.folder, options, watcher),
+                sample(each.found, each.plan, each.folder, options, watcher, opener),
                 f"every finished sample is in {folder}",
             )
     rates = {each.found.label: measured(each.found, each.plan, each.folder, records) for each in sampled}

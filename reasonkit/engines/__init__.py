@@ -8,9 +8,10 @@ judging. The implementations are one file each; this page holds what they share.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from reasonkit.errors import UsageError
 from reasonkit.recipe import ModelConfig, Part
@@ -90,6 +91,14 @@ class Engine(Protocol):
     async def load_weights(self, weights: WeightSource, version: int) -> None: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Punctual(Protocol):
+    """An engine whose batches do not depend on time, as long as it knows who is away."""
+
+    def away(self) -> AbstractAsyncContextManager[None]:
+        """Between two requests a client waits in here for what is outside the event loop."""
 
 
 def open_engine(path: Path | str, part: Part, model: ModelConfig) -> Engine:

@@ -6,15 +6,19 @@ meanwhile. Throughput on many GPUs is the vLLM engine's business.
 
 Admission is deterministic. Between two steps the event loop gets SETTLE_PASSES rounds, so that every coroutine that
 was waiting for a result, and needs nothing but the loop to go on, has submitted its next request or ended before
-the next step is composed; requests then join in the order in which they were submitted. Only a client that
-waits for something outside the process between two requests can still arrive at a step that depends on time.
+the next step is composed; requests then join in the order in which they were submitted. A client that waits for
+something outside the event loop between two requests does so within `away`: it comes back AWAY_STEPS steps after
+it left, no sooner and no later, and that step waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -33,13 +37,29 @@ from reasonkit.engines.decoder import Decoder, Request
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Completion
 
+LOGGER = logging.getLogger(__name__)
+
 SETTLE_PASSES = 4
+AWAY_STEPS = 32
+"""Of the decoder, within which most programs and servers have answered: fewer, and it stands still more often."""
+AWAY_SECONDS = 30.0
+"""How long a step waits for those who are due. Then what follows depends on time, and no step waits any more."""
 
 _Move = Callable[[Sequence[Request], Iterable[Request]], list[tuple[Request, Completion]]]
 
 
 SLOTS = 256
 """Sequences decoded at once, unless told otherwise."""
+
+
+@dataclass(eq=False, slots=True)
+class _Absence:
+    """A client that is away."""
+
+    due: int
+    """The step before which it goes on."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class TransformersEngine:
@@ -65,6 +85,9 @@ class TransformersEngine:
         self._pending: dict[Request, asyncio.Future[Completion]] = {}
         self._arrivals: list[Request] = []
         self._dropped: list[Request] = []
+        self._absent: list[_Absence] = []
+        self._steps = 0
+        self._patient = True
         self._closed = False
 
     @classmethod
@@ -109,6 +132,25 @@ class TransformersEngine:
             if self._pending.pop(request, None) is not None:
                 self._dropped.append(request)
 
+    @contextlib.asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Where a client waits for what is outside the event loop. It leaves at a step that is fixed as it enters."""
+        self._check_open()
+        if not self._patient:
+            yield
+            return
+        absence = _Absence(self._steps + AWAY_STEPS)
+        self._absent.append(absence)
+        self._serve_on()
+        try:
+            yield
+            absence.over.set()
+            await absence.called.wait()
+        finally:  # one that failed or was cancelled is not waited for
+            absence.over.set()
+            if not absence.called.is_set():
+                self._absent.remove(absence)
+
     async def load_weights(self, weights: WeightSource, version: int) -> None:
         """Replaces the weights between two steps; every later token of requests in flight matches the new ones."""
         self._check_open()
@@ -141,9 +183,39 @@ class TransformersEngine:
 
     async def _serve(self) -> None:
         await _settle()
-        while self._pending:
-            await self._turn(self._decoder.advance)
+        while self._pending or self._absent:
+            if not self._pending:  # nothing to decode until the first of them is back
+                self._steps = max(self._steps, min(absence.due for absence in self._absent))
+            await self._call_back()
+            if self._pending:
+                await self._turn(self._decoder.advance)
+                self._steps += 1
             await _settle()
+
+    async def _call_back(self) -> None:
+        """Those who are due go on, in the order in which they left; the next step waits for them."""
+        due = [absence for absence in self._absent if absence.due <= self._steps]
+        if not due:
+            return
+        try:
+            async with asyncio.timeout(AWAY_SECONDS):
+                for absence in due:
+                    await absence.over.wait()
+        except TimeoutError:
+            LOGGER.warning(
+                "an environment has kept the engine waiting for %g s; from here on the engine waits for none, and "
+                "the run will not repeat to the last bit",
+                AWAY_SECONDS,
+            )
+            self._patient = False
+            due = list(self._absent)
+        self._let_go(due)
+        await _settle()
+
+    def _let_go(self, absences: Sequence[_Absence]) -> None:
+        for absence in absences:
+            absence.called.set()
+        self._absent = [absence for absence in self._absent if not absence.called.is_set()]
 
     async def _turn(self, move: _Move) -> None:
         """Hands what has changed to the decoder, and what it finished to those who wait."""
@@ -174,6 +246,7 @@ class TransformersEngine:
         for future in pending.values():
             if not future.done():
                 future.set_exception(failure)
+        self._let_go(self._absent)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -46,6 +46,9 @@ class Env(Protocol):
 
     stop: tuple[str, ...] = ()
     """Texts that end a reply, beside those of the recipe: what would follow them is not sampled."""
+    outside: bool = False
+    """Whether it waits for something outside this process: a program, a server. An engine whose batches must not
+    depend on time then waits for it in turn. What asks that very engine for a reply is not outside."""
 
     @abstractmethod
     async def reset(self, record: Record, seed: int) -> list[Message]:

@@ -30,6 +30,8 @@ _opened: Sandbox | None = None
 class PythonTool(Env):
     """A record's problem with a Python interpreter: programs run in the sandbox between turns."""
 
+    outside = True
+
     def __init__(
         self,
         *,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from reasonkit.dialogue import Dialogue
 from reasonkit.evaluate.folder import EvaluationDir
-from reasonkit.evaluate.samples import Samples, read_samples
 from reasonkit.evaluate.stats import minimum_detectable_effect
-from reasonkit.evaluate.work import Pair, TaskPlan
+from reasonkit.evaluate.work import TaskPlan, kept
 from reasonkit.models import FoundModel
 from reasonkit.records import Record
 
@@ -44,15 +43,17 @@ class Planned:
 
 
 def dry_run(
-    models: Sequence[FoundModel], plans: Sequence[TaskPlan], folder: EvaluationDir, concurrency: int | None
+    models: Sequence[FoundModel],
+    plans: Sequence[TaskPlan],
+    folder: EvaluationDir,
+    concurrency: int | None,
+    on_gpus: bool,
 ) -> list[Planned]:
     rows = []
     for found in models:
         count = _counter(found.folder)
         for plan in plans:
-            samples = Samples()
-            samples.by_key = read_samples(folder.pair(found.label, plan.name))
-            missing = sum(1 for _ in Pair(found.label, found.identity, plan, samples).missing())
+            missing = sum(1 for _ in kept(folder, found, plan).missing())
             rows.append(
                 Planned(
                     model=found.label,
@@ -62,7 +63,7 @@ def dry_run(
                     missing=missing,
                     prompt_tokens=round(missing * _mean_length(plan.records, count)),
                     most_tokens=missing * plan.sampling.max_tokens,
-                    placement=_placement(found, concurrency or found.in_flight),
+                    placement=_placement(found, concurrency or found.in_flight, on_gpus),
                     detectable=detectable(len(plan.records), plan.k),
                 )
             )
@@ -76,13 +77,13 @@ def detectable(items: int, k: int) -> float:
     return minimum_detectable_effect(items, 2 * between * (1 - 0.5), 2 * within / k)
 
 
-def _placement(found: FoundModel, concurrency: int) -> str:
+def _placement(found: FoundModel, concurrency: int, on_gpus: bool) -> str:
     if found.folder is None:
         return f"{found.engine} API, {concurrency} at once"
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{found.engine} on {device}, {concurrency} at once"
+    gpus = found.tensor_parallel
+    device = f"{gpus} GPU{'s' if gpus > 1 else ''}" if on_gpus else "CPU"
+    each = f"{found.engines} engines, each " if found.engines > 1 else ""
+    return f"{each}{found.engine} on {device}, {concurrency} at once"
 
 
 def _mean_length(records: Sequence[Record], count: Count) -> float:

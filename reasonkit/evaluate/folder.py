@@ -6,6 +6,7 @@
     MODEL/TASK/verdicts.jsonl
     MODEL/TASK/results.json         what they come to (results.py)
     results.json                    the same of all models and tasks
+    logs/                           what engines in processes of their own print
     report.html  charts/
 
 A folder belongs to the models that it was begun with: another model, or other weights under the same name, are
@@ -43,6 +44,10 @@ class EvaluationDir:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
 
     def pair(self, model: str, task: str) -> Path:
         return self.path / _file_name(model) / _file_name(task)

@@ -1,9 +1,10 @@
-"""Sampling and judging what an evaluation still lacks: one model after the other, all tasks on one loading.
+"""Sampling and judging what an evaluation still lacks: all tasks on one loading of a model.
 
 Replies are asked for in the order of tasks, items and samples, so many at once, with no pause between tasks; a
 reply is written down as it comes and judged while the next are sampled. A reply whose grader fails is judged once
 more and never sampled again. What fails is recorded and counted; when more than a set fraction has failed, no
-more is asked of that model. Which samples a folder lacks is work.py's to say, how a model is opened models.py's.
+more is asked of that model. Models come one after the other, or several at once where each has a place of its own.
+Which samples a folder lacks is work.py's to say, how a model is opened models.py's, and where placement.py's.
 """
 
 from __future__ import annotations
@@ -85,24 +86,39 @@ async def evaluate(
     options: Options,
     watcher: Watcher,
     opener: Opener = open_model,
+    at_once: int = 1,
 ) -> Evaluated:
-    """Sample and judge what `folder` lacks, and write the results. It must be claimed already."""
+    """Sample and judge what `folder` lacks, and write the results. It must be claimed already.
+
+    So many models `at_once`; they begin in their order.
+    """
     ledger = Ledger(options.max_cost)
-    results: list[TaskResult] = []
-    stopped: list[str] = []
+    room = asyncio.Semaphore(at_once)
+    results: dict[str, list[TaskResult]] = {found.label: [] for found in models}
     async with Grader(mode=options.grader) as grader:
         for plan in plans:
             grader.check(plan.records)
             folder.keep_records(plan.name, plan.records)
-        try:
-            for found in models:
-                why = await _evaluate_model(
-                    found, plans, folder, grader, options, ledger, watcher, opener, results
+
+        async def one(found: FoundModel) -> str:
+            async with room:
+                return await _evaluate_model(
+                    found, plans, folder, grader, options, ledger, watcher, opener, results[found.label]
                 )
-                stopped += [f"{found.label}: {why}"] if why else []
+
+        running = [asyncio.ensure_future(one(found)) for found in models]
+        try:
+            given_up = await asyncio.gather(*running)
         finally:
-            write_json(folder.results, results_json(results))
-    return Evaluated(results, stopped)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            found_results = [result for found in models for result in results[found.label]]
+            write_json(folder.results, results_json(found_results))
+    return Evaluated(
+        found_results,
+        [f"{found.label}: {why}" for found, why in zip(models, given_up, strict=True) if why],
+    )
 
 
 async def _evaluate_model(

@@ -13,8 +13,18 @@ from typing import Any
 
 from reasonkit.engines import Sampling
 from reasonkit.engines.http_ledger import Price
+from reasonkit.evaluate.folder import EvaluationDir
 from reasonkit.evaluate.results import Item, Metric, Scores, TaskResult, evaluate_items, item_rows
-from reasonkit.evaluate.samples import GAME, SAMPLING_FIELDS, Sample, Samples, item_key, sample_key
+from reasonkit.evaluate.samples import (
+    GAME,
+    SAMPLING_FIELDS,
+    Sample,
+    Samples,
+    item_key,
+    read_samples,
+    sample_key,
+)
+from reasonkit.models import FoundModel
 from reasonkit.records import Record, dumps
 from reasonkit.tasks import Task
 from reasonkit.verifiers import Mode
@@ -136,6 +146,13 @@ class Pair:
 
     def _sample(self, record: Record, number: int) -> Sample | None:
         return self.samples.by_key.get(self.key(record, number))
+
+
+def kept(folder: EvaluationDir, found: FoundModel, plan: TaskPlan) -> Pair:
+    """The pair with the samples that the folder has of it, to look at."""
+    samples = Samples()
+    samples.by_key = read_samples(folder.pair(found.label, plan.name))
+    return Pair(found.label, found.identity, plan, samples)
 
 
 def rejudged(result: TaskResult, samples: Samples, mode: Mode) -> TaskResult:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.evaluate.folder import EvaluationDir
-from reasonkit.evaluate.run import Options, Watcher, evaluate
-from reasonkit.evaluate.samples import Samples, read_samples
-from reasonkit.evaluate.work import Pair, TaskPlan
+from reasonkit.evaluate.run import Opener, Options, Watcher, evaluate
+from reasonkit.evaluate.work import TaskPlan, kept
 from reasonkit.models import FoundModel
 from reasonkit.records import Record
 from reasonkit.rundir import atomic_file
@@ -75,19 +74,22 @@ def as_items(records: Sequence[Record]) -> list[Record]:
 
 
 async def sample(
-    found: FoundModel, plan: TaskPlan, folder: EvaluationDir, options: Options, watcher: Watcher
+    found: FoundModel,
+    plan: TaskPlan,
+    folder: EvaluationDir,
+    options: Options,
+    watcher: Watcher,
+    opener: Opener,
 ) -> list[str]:
     """Draw and judge what `folder` lacks. Returns why the model was given up, if it was."""
-    return (await evaluate([found], [plan], folder, options, watcher)).stopped
+    return (await evaluate([found], [plan], folder, options, watcher, opener)).stopped
 
 
 def measured(
     found: FoundModel, plan: TaskPlan, folder: EvaluationDir, records: Sequence[Record]
 ) -> dict[Key, Rate]:
     """What the samples in `folder` say of each of `records`, whose items `plan` has in the same order."""
-    samples = Samples()
-    samples.by_key = read_samples(folder.pair(found.label, plan.name))
-    items = Pair(found.label, found.identity, plan, samples).items()
+    items = kept(folder, found, plan).items()
     rates = {}
     for record, item in zip(records, items, strict=True):
         verdicts = [verdict for each in item.samples if (verdict := each.verdict("strict")) is not None]

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from reasonkit.recipe import TrainConfig
 from reasonkit.registry import bind
 from reasonkit.train.fsdp import spread
 from reasonkit.train.mesh import Mesh
-from reasonkit.train.optimizer import apply_update
+from reasonkit.train.optimizer import adamw, apply_update
 from reasonkit.train.packing import Batch, MicroBatch, pack
 from reasonkit.train.policy import Policy, filler
 from reasonkit.train.saving import fill_moments, moments
@@ -49,7 +48,7 @@ class Critic:
         parameters = [each for each in self._values.parameters() if each.requires_grad]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self._optimizer = AdamW(parameters, lr=settings.lr, weight_decay=0.0)
+        self._optimizer = adamw(parameters, settings.lr, weight_decay=0.0)
         self._settings = settings
         self._grad_clip = train.grad_clip
         self._mesh = mesh
@@ -66,7 +65,7 @@ class Critic:
         for row in self._mesh.share(batch.samples, self._token_budget):
             self._mesh.tick()
             part = self._loss(pack(batch.samples, row), batch) if row else 0.0 * self.expect(filler()).sum()
-            (part * self._mesh.ranks).backward()
+            (part * self._mesh.averaged).backward()
             loss += part.detach()
         norm = apply_update(
             self._values, self._optimizer, rate=self._settings.lr * rate, grad_clip=self._grad_clip

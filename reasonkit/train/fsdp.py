@@ -2,8 +2,9 @@
 
 Every block (a decoder layer) is a unit: its parameters come together when its turn comes and are sharded
 again after it. What lies outside the blocks (embeddings, last norm, head) is one unit with the policy as a whole,
-because the head is not called but read (lm_head.py). Masters, gradients and the sum over ranks are float32; what
-a forward pass sees is cast to its dtype as it is gathered.
+because the head is not called but read (lm_head.py). Where ranks share matrices, blocks are sharded over those that
+hold the same slice, and the rest over all. Masters, gradients and the sum over ranks are float32; what a forward
+pass sees is cast to its dtype as it is gathered.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from reasonkit.recipe import TrainConfig
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.policy import Policy
+from reasonkit.train.tensor_parallel import split
 from reasonkit.train.ulysses import Neighbours
 
 
@@ -36,14 +38,18 @@ def spread(module: torch.nn.Module, policy: Policy, mesh: Mesh, train: TrainConf
     if mesh.neighbours is not None:
         policy.neighbours = Neighbours(mesh.neighbours, mesh.sequence, mesh.place)
         policy.neighbours.check_heads(policy.model.config.get_text_config().num_key_value_heads)
+    if mesh.grid is not None:
+        split(policy.model, blocks, mesh.grid)
     offload = OffloadPolicy()
     if "offload_parameters" in train.save_memory:
         offload = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda")
     dtype = policy.dtype if policy.autocast else None
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     policy.autocast = False
-    for unit in (*blocks, module):
-        fully_shard(unit, mesh=mesh.shards, mp_policy=precision, offload_policy=offload)
+    over = mesh.shards if mesh.grid is None else mesh.grid["shards"]
+    for block in blocks:
+        fully_shard(block, mesh=over, mp_policy=precision, offload_policy=offload)
+    fully_shard(module, mesh=mesh.shards, mp_policy=precision, offload_policy=offload)
 
 
 def blocks_of(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -1,8 +1,9 @@
 """Where one rank stands among the ranks of a learner, and what they do together.
 
-Ranks that share the parameters (FSDP) form `shards`. Each of them has a part of the batch to itself, unless
-`sequence` of them, neighbours, share the tokens of each row. A rank alone has no process group, and what it does
-together is then nothing. Left out: how processes are started (ranks.py on one machine), and tensor parallelism.
+Ranks that share the parameters (FSDP) form `shards`. Each of them has a part of the batch to itself, unless some of
+them are neighbours: `sequence` of them share the tokens of each row (ulysses.py), or `tensor` of them the matrices
+that compute it (tensor_parallel.py). A rank alone has no process group, and what it does together is then nothing.
+Left out: how processes are started (ranks.py on one machine).
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Mesh:
     """Neighbours that share the tokens of each row."""
     neighbours: dist.ProcessGroup | None = None
     """These, where there are several."""
+    tensor: int = 1
+    """Neighbours that share each block's matrices."""
+    grid: DeviceMesh | None = None
+    """[shards, tensor]: all ranks by what they have of the blocks; None where each has a part of all matrices."""
     writers: dist.ProcessGroup | None = None
     """All ranks, for what is written while training goes on."""
     tick: Callable[[], None] = _nothing
@@ -50,17 +55,23 @@ class Mesh:
     @property
     def part(self) -> int:
         """Which part of a batch is this rank's, …"""
-        return self.rank // self.sequence
+        return self.rank // (self.sequence * self.tensor)
 
     @property
     def parts(self) -> int:
         """… of how many."""
-        return self.ranks // self.sequence
+        return self.ranks // (self.sequence * self.tensor)
 
     @property
     def place(self) -> int:
         """Of this rank among its neighbours."""
-        return self.rank % self.sequence
+        return self.rank % (self.sequence * self.tensor)
+
+    @property
+    def averaged(self) -> int:
+        """What a loss is to be multiplied with: ranks average their gradients, whose sum is wanted. Neighbours that
+        share matrices have the same gradient of what they have in common, each of them the whole."""
+        return self.ranks // self.tensor
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum over all parts of the batch, of numbers that neighbours have in common."""
@@ -86,7 +97,7 @@ def open_mesh(
     tick: Callable[[], None] = _nothing,
 ) -> Mesh:
     """Join the other ranks at `address`, a torch.distributed init method such as `tcp://host:port`."""
-    sequence = check_parallel(ranks, parallel)
+    sequence, tensor = check_parallel(ranks, parallel)
     where = (
         torch.device(device, rank % torch.cuda.device_count()) if device == "cuda" else torch.device(device)
     )
@@ -105,25 +116,30 @@ def open_mesh(
         shards=DeviceMesh(where.type, torch.arange(ranks), mesh_dim_names=("shards",)),
         sequence=sequence,
         neighbours=neighbours,
+        tensor=tensor,
+        grid=DeviceMesh(where.type, torch.arange(ranks).view(-1, tensor), mesh_dim_names=("shards", "tensor"))
+        if tensor > 1
+        else None,
         writers=dist.new_group(backend="gloo", timeout=PATIENCE),
         tick=tick,
     )
 
 
-def check_parallel(ranks: int, parallel: Parallel) -> int:
-    """How many ranks share a row's tokens."""
-    if parallel.get("tensor", 1) > 1:
+def check_parallel(ranks: int, parallel: Parallel) -> tuple[int, int]:
+    """How many ranks share a row's tokens, and how many the matrices; one of the two is 1."""
+    sequence, tensor = parallel.get("sequence", 1), parallel.get("tensor", 1)
+    if sequence > 1 and tensor > 1:
         raise ConfigError(
-            f"cluster.parallel.tensor is {parallel['tensor']}, but a learner does not split matrices yet",
-            "--set cluster.parallel.tensor=1, and cluster.parallel.sequence for long sequences",
+            f"cluster.parallel.sequence ({sequence}) and cluster.parallel.tensor ({tensor}) are both above 1",
+            "--set cluster.parallel.tensor=1 or --set cluster.parallel.sequence=1",
         )
-    sequence = parallel.get("sequence", 1)
-    if ranks % sequence:
-        raise ConfigError(
-            f"cluster.parallel.sequence ({sequence}) does not divide the number of learners ({ranks})",
-            f"--set cluster.learners={sequence * -(-ranks // sequence)}",
-        )
-    return sequence
+    for name, count in (("sequence", sequence), ("tensor", tensor)):
+        if ranks % count:
+            raise ConfigError(
+                f"cluster.parallel.{name} ({count}) does not divide the number of learners ({ranks})",
+                f"--set cluster.learners={count * -(-ranks // count)}",
+            )
+    return sequence, tensor
 
 
 def shares(samples: Sequence[Sample], token_budget: int, parts: int) -> list[list[Row]]:

@@ -8,16 +8,20 @@ moves the moments, exactly as it would had its zero gradients been computed.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import TrainConfig
 from reasonkit.registry import with_options
+from reasonkit.train.lora import whole
 
 OPTIMIZERS: dict[str, str] = {"adamw": "reasonkit.train.optimizer:adamw"}
 SCHEDULES: dict[str, str] = {
@@ -59,12 +63,17 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> Optimizer:
     """AdamW, whose weight decay is decoupled and falls on matrices only."""
-    groups = [
-        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
-    ]
+    groups: defaultdict[tuple[bool, DeviceMesh | None], list[Tensor]] = defaultdict(list)
+    for each in parameters:
+        groups[each.dim() >= 2, _mesh(each)].append(each)
     return AdamW(
-        [group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]), fused=True
+        [
+            {"params": params, "weight_decay": weight_decay if decays else 0.0}
+            for (decays, _), params in groups.items()
+        ],
+        lr=lr,
+        betas=(betas[0], betas[1]),
+        fused=True,
     )
 
 
@@ -102,9 +111,7 @@ def _progress(update: int, total: int, warmup: int) -> float:
 
 def apply_update(model: torch.nn.Module, optimizer: Optimizer, *, rate: float, grad_clip: float) -> Tensor:
     """One update from the gradients that have gathered; returns their global norm before clipping."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    norm = _clip(list(model.parameters()), grad_clip)
     if not norm.isfinite():
         raise ReasonkitError(
             f"the gradient's norm is {norm.item()}: the weights were left as they are",
@@ -115,3 +122,22 @@ def apply_update(model: torch.nn.Module, optimizer: Optimizer, *, rate: float, g
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
     return norm
+
+
+def _clip(parameters: Sequence[Tensor], grad_clip: float) -> Tensor:
+    """Scale the gradients so that their global norm is no more than that; returns what it was. One call of torch
+    takes only tensors that are sharded over the same ranks."""
+    by_mesh: defaultdict[DeviceMesh | None, list[Tensor]] = defaultdict(list)
+    for each in parameters:
+        if each.grad is not None:
+            by_mesh[_mesh(each)].append(each)
+    norms = [whole(get_total_norm([each.grad for each in some])) for some in by_mesh.values()]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for some in by_mesh.values():
+        clip_grads_with_norm_(some, grad_clip, norm)
+    return norm
+
+
+def _mesh(tensor: Tensor) -> DeviceMesh | None:
+    """The ranks that a tensor is sharded over."""
+    return tensor.device_mesh if isinstance(tensor, DTensor) else None

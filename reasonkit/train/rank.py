@@ -165,7 +165,7 @@ class Rank:
             outputs = self._forward(pack(samples, row) if row else filler(), batch)
             counts = 1.0 if row else 0.0
             # Ranks average their gradients; the shares of a batch are to be added up.
-            (outputs.loss * (counts * self.mesh.ranks)).backward()
+            (outputs.loss * (counts * self.mesh.averaged)).backward()
             loss += counts * outputs.loss.detach()
             for name, total in outputs.sums.items():
                 sums[name] += counts * total

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -281,3 +284,92 @@ def test_spans_are_of_the_sequence_not_of_the_reply() -> None:
     assert all(
         isinstance(span, VersionSpan) and segment.mask[span.start - 1] == 0 for span in segment.versions
     )
+
+
+class Elsewhere(Asks):
+    """Its answers come from outside the event loop, and take as long as the clock will have it."""
+
+    outside = True
+
+    def __init__(self, waits: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._waits = waits
+
+    async def step(self, reply: Reply) -> Step:
+        await self._waits()
+        return await super().step(reply)
+
+
+def test_batches_do_not_depend_on_how_long_environments_are_away() -> None:
+    """More attempts than slots and at once, so that joining at another step would be in another batch."""
+    draw = replace(DRAW, n=6)
+
+    def run(seconds: Callable[[], float]) -> list[tuple[Segment, ...]]:
+        async def waits() -> None:
+            await asyncio.to_thread(time.sleep, seconds())
+
+        rollouts = Rollouts(
+            engine_of(tiny_model("llama"), slots=4),
+            DIALOGUE,
+            lambda: Elsewhere(waits),
+            no_verdict,
+            RewardSum({"env": 1.0}),
+            RolloutConfig(max_tokens=24),
+            context=200,
+            seed=5,
+            in_flight=8,
+        )
+        return [rollout.segments for rollout in attempts(asyncio.run(rollouts.groups(RECORDS, draw)))]
+
+    at_once = run(lambda: 0.0)
+    for seed in (1, 2):
+        delays = random.Random(seed)
+        assert run(lambda: delays.choice((0.0, 0.002, 0.05))) == at_once  # noqa: B023 - called before the next
+
+
+def test_who_is_away_for_too_long_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes back only once all others have ended, so the engine must have gone on without it."""
+    monkeypatch.setattr("reasonkit.engines.transformers.AWAY_SECONDS", 0.05)
+    others = len(RECORDS) * DRAW.n - 1
+    ended, turns = asyncio.Semaphore(0), itertools.count()
+
+    async def first_waits_for_all_others() -> None:
+        if next(turns) == 0:
+            for _ in range(others):
+                await ended.acquire()
+
+    class Straggler(Elsewhere):
+        def __init__(self) -> None:
+            super().__init__(first_waits_for_all_others)
+
+        async def close(self) -> None:
+            ended.release()
+
+    groups = asyncio.run(rollouts_of(engine_of(tiny_model("llama")), Straggler).groups(RECORDS, DRAW))
+    assert all(rollout.ok and len(rollout.turns) == TURNS for rollout in attempts(groups))
+    assert "the engine waits for none" in caplog.text
+
+
+def test_an_environment_that_breaks_while_it_is_away_holds_up_nobody() -> None:
+    async def breaks() -> None:
+        await asyncio.sleep(0.01)
+        raise OSError("the server is gone")
+
+    rollouts = rollouts_of(engine_of(tiny_model("llama")), lambda: Elsewhere(breaks))
+    for rollout in attempts(asyncio.run(rollouts.groups(RECORDS, DRAW))):
+        assert rollout.failure is not None
+        assert rollout.failure.cause == "OSError: the server is gone"
+
+
+def test_closing_the_engine_calls_back_who_is_away() -> None:
+    engine = engine_of(tiny_model("llama"))
+
+    async def closed() -> None:
+        await asyncio.sleep(0)
+        await engine.close()
+
+    rollouts = rollouts_of(engine, lambda: Elsewhere(closed))
+    failures = [rollout.failure for rollout in attempts(asyncio.run(rollouts.groups(RECORDS, DRAW)))]
+    assert {failure.cause.split(":")[0] for failure in failures if failure is not None} == {"ReasonkitError"}

@@ -210,8 +210,8 @@ def test_what_cannot_be_honoured_is_refused_at_load(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match=r"train.refill \(2\).*max_staleness \(1\)"):
         check_topology(recipe(rollout={"max_staleness": 1}, train={"refill": 2}))
-    with pytest.raises(ConfigError, match="tensor is 2"):
-        check_topology(recipe(cluster={"learners": 2, "engines": 1, "parallel": {"tensor": 2}}))
+    with pytest.raises(ConfigError, match=r"tensor \(3\) does not divide"):
+        check_topology(recipe(cluster={"learners": 2, "engines": 1, "parallel": {"tensor": 3}}))
     with pytest.raises(ConfigError, match="transfer is nccl"):
         check_topology(recipe(rollout={"engine": {"vllm": {"transfer": "nccl"}}}, cluster={"engines": 1}))
     apart = {"colocate": False}
