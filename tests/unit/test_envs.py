@@ -341,6 +341,7 @@ def test_programs_run_between_turns_and_the_answer_is_the_verifiers() -> None:
     assert "ZeroDivisionError" in steps[1].messages[0]["content"]
     assert steps[1].messages[0]["content"].endswith("Give your answer now.")
     assert (steps[2].done, steps[2].verdict, steps[2].answer) == (True, None, None)
+    assert env.outside, "engines wait for programs, so that batches do not depend on their time"
 
 
 def test_a_program_after_the_last_run_is_the_answer() -> None:
