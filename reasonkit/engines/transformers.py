@@ -134,7 +134,7 @@ class TransformersEngine:
 
     @contextlib.asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
-        """Where a client waits for what is outside the event loop. It leaves at a step that was fixed as it came."""
+        """Where a client waits for what is outside the event loop; it leaves at a step that is fixed before."""
         self._check_open()
         if not self._patient:
             yield
