@@ -61,16 +61,25 @@ class Critic:
 
     def fit(self, batch: Batch, rate: float) -> dict[str, float]:
         """One update towards the returns, at `rate` times the learning rate."""
+        loss = self._accumulate(batch)
+        norm = apply_update(
+            self._values, self._optimizer, rate=self._settings.lr * rate, grad_clip=self._grad_clip
+        )
+        return {"critic_loss": self._mesh.total(loss).item(), "critic_grad_norm": norm.item()}
+
+    def rehearse(self, batch: Batch) -> None:
+        """Compute the gradient of a batch, and forget it."""
+        self._accumulate(batch)
+        self._optimizer.zero_grad(set_to_none=False)
+
+    def _accumulate(self, batch: Batch) -> Tensor:
         loss = torch.zeros((), dtype=torch.float64, device=self._mesh.device)
         for row in self._mesh.share(batch.samples, self._token_budget):
             self._mesh.tick()
             part = self._loss(pack(batch.samples, row), batch) if row else 0.0 * self.expect(filler()).sum()
             (part * self._mesh.averaged).backward()
             loss += part.detach()
-        norm = apply_update(
-            self._values, self._optimizer, rate=self._settings.lr * rate, grad_clip=self._grad_clip
-        )
-        return {"critic_loss": self._mesh.total(loss).item(), "critic_grad_norm": norm.item()}
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Weights and moments: the tensors themselves, to be copied or filled."""
@@ -79,6 +88,9 @@ class Critic:
 
     def fill_moments(self) -> None:
         fill_moments(self._optimizer)
+
+    def forget_moments(self) -> None:
+        self._optimizer.state.clear()
 
     def _loss(self, micro: MicroBatch, batch: Batch) -> Tensor:
         assert micro.critic is not None, "an algorithm with a critic gives every rollout its returns"

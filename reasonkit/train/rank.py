@@ -43,7 +43,7 @@ from reasonkit.train.lora import add_adapters, only_adapters_train
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.optimizer import apply_update, make_optimizer, make_schedule
-from reasonkit.train.packing import Batch, MicroBatch, Sample, make_batch, pack
+from reasonkit.train.packing import Batch, MicroBatch, Sample, Targets, make_batch, pack
 from reasonkit.train.policy import AdaptersOff, Policy, filler
 from reasonkit.train.saving import (
     Writer,
@@ -201,12 +201,10 @@ class Rank:
         fit into memory shows before anything is sampled."""
         count = self.mesh.parts * max(self._token_budget // longest, 1)
         try:
-            self.accumulate(_largest(count, longest))
-            self.optimizer.zero_grad(set_to_none=False)
-            if not self._updates:
-                fill_moments(self.optimizer)
-                self.optimizer.state.clear()
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._rehearse(_largest(count, longest))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise ReasonkitError(
                 f"a micro-batch of {max(self._token_budget, longest):,} tokens does not fit into the memory of "
                 f"{self.mesh.device}: {error}",
@@ -239,6 +237,19 @@ class Rank:
         if self._critic is not None:
             self._critic.fill_moments()
         read_training(self._training_state(), path, self.mesh)
+
+    def _rehearse(self, batch: Batch) -> None:
+        self.accumulate(batch)
+        self.optimizer.zero_grad(set_to_none=False)
+        if not self._updates:
+            fill_moments(self.optimizer)
+        if self._critic is not None:
+            self._critic.rehearse(batch)
+            if not self._updates:
+                self._critic.fill_moments()
+                self._critic.forget_moments()
+        if not self._updates:
+            self.optimizer.state.clear()
 
     def _training_state(self) -> dict[str, Tensor]:
         """What training keeps beside the model, under names that do not depend on the number of ranks."""
@@ -306,6 +317,11 @@ class Rank:
         return result
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU it has a type of its own; of a CPU torch says it in words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def _largest(count: int, longest: int) -> Batch:
     """So many sequences of so many tokens, all of them to be learned, that share nothing."""
     scored = torch.arange(1, longest)
@@ -318,6 +334,7 @@ def _largest(count: int, longest: int) -> Batch:
             sampler_logprobs=-ones,
             advantages=ones,
             rollout_tokens=longest - 1,
+            critic=Targets(ones, ones),
         )
         for place in range(count)
     ]

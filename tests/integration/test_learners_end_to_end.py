@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from reasonkit.rundir import RunDir, read_metrics
 from tests.micro import reasonkit, write_micro
 
 KILLED_TRAIN = str(Path(__file__).parents[1] / "killed_train.py")
+SCARCE_TRAIN = str(Path(__file__).parents[1] / "scarce_train.py")
 CLOCKS = ("time", "seconds_", "tokens_per_second", "idle", "memory", "mfu")
 TWO = ("--set", "cluster.learners=2")
 
@@ -103,3 +107,26 @@ def test_two_ranks_killed_and_resumed_equal_two_undisturbed(tmp_path: Path, plac
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == 6
     assert_same(run, undisturbed, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [(), TWO], ids=["one rank", "two ranks"])
+def test_what_does_not_fit_shows_before_step_0_with_the_keys_to_lower(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    write_micro(tmp_path)
+    large = ("--set", "train.token_budget=1000000", "--set", "model.context=10000", *settings)
+    command = [sys.executable, SCARCE_TRAIN, "train", "micro.yaml", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    failed, done = (
+        subprocess.run(
+            [*command, out, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        for out, more in (("large", large), ("small", settings))
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert "a micro-batch of 1,000,000 tokens does not fit into the memory of cpu" in failed.stderr
+    assert "lower train.token_budget (1000000) or model.context (10000)" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not list((tmp_path / "large" / "checkpoints").iterdir()), "nothing was sampled or trained"
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from reasonkit.advantages import grpo
+from reasonkit.advantages import grpo, ppo
 from reasonkit.engines import Sampling
 from reasonkit.engines.transformers import TransformersEngine
 from reasonkit.errors import ReasonkitError
 from reasonkit.losses import LossInputs, TokenLoss
 from reasonkit.recipe import LossConfig, ModelConfig, Recipe, RolloutConfig, TrainConfig
-from reasonkit.records import Group, Rollout, Segment
+from reasonkit.records import Group, Rollout, Segment, Signals
+from reasonkit.train.critic import CriticSettings
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.optimizer import make_schedule
 from reasonkit.train.packing import Batch, assemble, mini_batches
@@ -277,3 +279,29 @@ def test_a_sequence_longer_than_the_models_window_is_refused() -> None:
     )
     with pytest.raises(ReasonkitError, match=r"longer than the attention window of 8"):
         step(learner, batch_of(GROUPS))
+
+
+def test_a_rehearsal_leaves_no_trace_of_policy_or_critic() -> None:
+    groups = [
+        replace(group, rollouts=tuple(replace(each, signals=signals(each)) for each in group.rollouts))
+        for group in GROUPS
+    ]
+    batch = mini_batches(assemble(groups, ppo(groups)), len(groups))[0]
+    told = []
+    for rehearses in (False, True):
+        learner = local_learner(
+            tiny_model("llama", VOCABULARY),
+            loss=LossConfig(kl=0.1),
+            train=TrainConfig(lr=1e-3),
+            total_updates=4,
+            max_tokens=32,
+            critic=CriticSettings(lr=0.01),
+        )
+        if rehearses:
+            asyncio.run(learner.rehearse(30))
+        told.append([step(learner, batch) for _ in range(2)])
+    assert told[0] == told[1]
+
+
+def signals(rollout: Rollout) -> Signals:
+    return Signals((), (), (0.0,) * rollout.sampled_tokens)

@@ -34,7 +34,7 @@ EVERYTHING = {"entropy": 0.05, "kl": 0.1}
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Ranks]:
-    ranks = Ranks(2, make_bench, {}, threads=1, stalled=120.0)
+    ranks = Ranks(2, make_bench, {}, threads=1)
     yield ranks
     ranks.close()
 
@@ -257,7 +257,7 @@ def test_what_the_learner_cannot_do_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def neighbours() -> Iterator[Ranks]:
-    ranks = Ranks(2, make_bench, {"sequence": 2}, threads=1, stalled=120.0)
+    ranks = Ranks(2, make_bench, {"sequence": 2}, threads=1)
     yield ranks
     ranks.close()
 
@@ -324,7 +324,7 @@ def test_adapters_on_two_ranks(one: Bench, two: Ranks, tmp_path: Path, fields: d
     ],
 )
 def test_the_rank_that_others_wait_for_is_named(how: str, said: str) -> None:
-    ranks = Ranks(2, make_bench, {}, threads=1, stalled=120.0)
+    ranks = Ranks(2, make_bench, {}, threads=1)
     ranks._stalled = 5.0
     try:
         with pytest.raises(ReasonkitError, match=said):
