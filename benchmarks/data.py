@@ -78,7 +78,7 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=50_000)
     arguments.add_argument("--datatrove-python")
     arguments.add_argument("--only", choices=["streaming", "cleaning", "building", "templated"])
-    arguments.add_argument("--templated-rows", type=int, default=110_000)
+    arguments.add_argument("--templated-rows", type=int, default=11_000)
     given = arguments.parse_args()
     parts = [given.only] if given.only else ["streaming", "cleaning", "building", "templated"]
     records = problems(given.rows) if {"streaming", "cleaning"} & set(parts) else []

@@ -9,7 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reasonkit.recipe import SourceConfig
+from pydantic.fields import FieldInfo
+
+from reasonkit.recipe import Part, SourceConfig
 from reasonkit.tasks import ALIASES, PRESETS, SUITES, TASKS, Task, task_named
 
 PAGE = Path(__file__).parent / "reference" / "tasks.md"
@@ -21,8 +23,8 @@ item. Every data set is a task too, under its own name: `rg:leg_counting`, `kk:5
 `hf:ORG/NAME@REV`, a record file. `reasonkit show NAME` prints a task in full. This page is written from them by
 `docs/tasks_page.py`.
 
-k is the number of samples an item. An item counts as right or not (accuracy), or with partial credit (score). Items
-that share a cluster depend on each other, which widens intervals.
+k is the number of samples an item. What is played in an environment takes several turns. An item counts as right or not
+(accuracy), or with partial credit (score). Items that share a cluster depend on each other, which widens intervals.
 """
 
 FIELDS = """## A task of your own
@@ -45,8 +47,10 @@ def source_words(source: SourceConfig) -> str:
 def row(task: Task) -> str:
     sources = "<br>".join(map(source_words, task.source))
     groups = ", ".join(task.breakdown)
+    env = "" if task.env.name == "single_turn" else f"`{task.env.name}`"
     cells = (
-        f"`{task.name}`", task.about, task.k, task.metric, f"`{task.verifier}`", task.cluster or "", groups, sources
+        f"`{task.name}`", task.about, task.k, task.metric, env, f"`{task.verifier}`", task.cluster or "", groups,
+        sources,
     )  # fmt: skip
     return f"| {' | '.join(map(cell, cells))} |"
 
@@ -62,10 +66,15 @@ def published(names: tuple[str, ...]) -> list[str]:
     return lines
 
 
+def default_of(field: FieldInfo) -> object:
+    value = field.get_default(call_default_factory=True)
+    return value.name if isinstance(value, Part) else value
+
+
 def page() -> str:
     tasks = [task_named(name) for name in TASKS]
-    lines = [HEAD, "| name | what | k | metric | verifier | cluster | also shown by | items |"]
-    lines += ["|---|---|---|---|---|---|---|---|", *map(row, tasks), "", "## Suites and other names", ""]
+    lines = [HEAD, "| name | what | k | metric | played in | verifier | cluster | also shown by | items |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|", *map(row, tasks), "", "## Suites and other names", ""]
     lines += [f"- `{name}`: {', '.join(f'`{member}`' for member in SUITES[name])}" for name in SUITES]
     lines += [f"- `{name}` means `{meant}`" for name, meant in ALIASES.items()]
     lines += ["", "## Sampling", "", "| preset | temperature | top-p | longest reply |", "|---|---|---|---|"]
@@ -77,9 +86,7 @@ def page() -> str:
         if name == "name":
             default = "the file's name"
         else:
-            default = (
-                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-            )
+            default = "required" if field.is_required() else f"`{default_of(field)}`"
         lines.append(f"| `{name}` | {default} | {cell(' '.join((field.description or '').split()))} |")
     return "\n".join(lines) + "\n"
 

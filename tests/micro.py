@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm_start import warm_python
 
 RECIPE = """\
 _base_: [models/tiny-llama, algorithms/grpo]
@@ -43,11 +44,12 @@ def write_micro(folder: Path) -> None:
 def reasonkit(
     folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "reasonkit"), timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
-    """The real command in `folder`."""
+    """The real command in `folder`, in a process that starts warm."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *program, *arguments],
+        [*warm_python(environment), *program, *arguments],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment,
         check=False,
         capture_output=True,
         text=True,

@@ -12,6 +12,7 @@ waits (transformers.py), speculative decoding, paged memory.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenize
 
 from reasonkit.engines import Sampling, WeightSource, cut_after
 from reasonkit.engines.sampling import Draws, sample
-from reasonkit.engines.slot_cache import Decode, Prefill, SlotCache, attend
+from reasonkit.engines.slot_cache import Decode, Prefill, SlotCache, attend, grained
 from reasonkit.errors import ReasonkitError
 from reasonkit.records import Completion, FinishReason, VersionSpan
 
@@ -55,18 +56,21 @@ class Decoder:
         *,
         max_slots: int,
         context: int,
+        room: int,
     ) -> None:
+        """`room` is how many tokens memory holds the keys and values of."""
         AttentionInterface.register(ATTENTION, attend)
         model.set_attn_implementation(ATTENTION)
         self._model = model.train(False)
         self._tokenizer = tokenizer
         self._max_slots = max_slots
+        self._room = room
         self._device = model.device
         self._eos = torch.tensor(sorted(set(eos_ids)), dtype=torch.long, device=self._device)
         self._waiting: deque[Request] = deque()
         self._live: list[Request] = []
         self._version = 0
-        self._cache = SlotCache(model.config.get_text_config().num_hidden_layers, max_slots, context)
+        self._cache = SlotCache(model.config.get_text_config().num_hidden_layers, max_slots, context, room)
         self._columns = torch.arange(context, device=self._device)
         # The state of row i is row i of each of these.
         self._tokens = torch.zeros(max_slots, context, dtype=torch.long, device=self._device)
@@ -127,14 +131,29 @@ class Decoder:
 
     def _admit(self) -> None:
         """Fills free rows in the order of submission, once enough of them are free."""
+        if not self._waiting:
+            return
         free = self._max_slots - len(self._live)
-        count = min(free, len(self._waiting))
-        if count == 0 or (self._live and count < min(len(self._waiting), -(-self._max_slots // REFILL))):
+        if self._live and free < min(len(self._waiting), -(-self._max_slots // REFILL)):
+            return
+        count = self._fitting(free)
+        if count == 0 or (
+            self._live and count < min(len(self._waiting), (len(self._live) + count) // REFILL)
+        ):
             return
         first = len(self._live)
         self._live.extend(self._waiting.popleft() for _ in range(count))
         self._seat(first)
         self._prefill(first)
+
+    def _fitting(self, free: int) -> int:
+        """How many of those who wait memory has room for, were all rows to become as long as the longest may."""
+        longest = max(map(_longest, self._live), default=0)
+        for count, request in enumerate(itertools.islice(self._waiting, free)):
+            longest = max(longest, _longest(request))
+            if (len(self._live) + count + 1) * grained(longest) > self._room:
+                return count
+        return min(free, len(self._waiting))
 
     def _seat(self, first: int) -> None:
         """Writes the state of the rows from `first` on, whose requests are new."""
@@ -153,9 +172,10 @@ class Decoder:
         owners: dict[tuple[int, ...], int] = {}
         sizes: dict[int, int] = {}
         copies: list[tuple[int, int]] = []
-        lengths = self._length[first : len(self._live)].tolist()
-        known = self._tokens[first : len(self._live), : max(lengths, default=0)].tolist()
-        for row, (size, ids) in enumerate(zip(lengths, known, strict=True), start=first):
+        lengths = self._length[: len(self._live)].tolist()
+        seated = lengths[first:]
+        known = self._tokens[first : len(self._live), : max(seated, default=0)].tolist()
+        for row, (size, ids) in enumerate(zip(seated, known, strict=True), start=first):
             owner = owners.setdefault(tuple(ids[: size - 1]), row)
             if owner == row:
                 sizes[row] = size - 1
@@ -304,9 +324,14 @@ def _check_fit(held: dict[str, Tensor], given: dict[str, Tensor], version: int) 
         )
 
 
+def _longest(request: Request) -> int:
+    """Tokens that a row may come to hold."""
+    return len(request.prompt) + request.sampling.max_tokens
+
+
 def _integers(request: Request) -> list[int]:
     size, sampling = len(request.prompt), request.sampling
-    return [size, size - sampling.drawn, size + sampling.max_tokens, sampling.seed % 2**63, sampling.top_k]
+    return [size, size - sampling.drawn, _longest(request), sampling.seed % 2**63, sampling.top_k]
 
 
 def _floats(sampling: Sampling) -> list[float]:

@@ -3,7 +3,7 @@
 One slot a sequence, live sequences in slots 0 … n-1. A model's own forward writes through `update` and reads
 through `attend`, the two places where transformers lets others in, so every full-attention decoder works
 unchanged. A sequence stands at columns 0 … length-1 of its slot; later columns hold leftovers that the mask
-hides. Left out: paging, sliding windows. Memory is slots × longest sequence, and grows as they do.
+hides. Left out: paging, sliding windows. Memory is slots × longest sequence, and grows as they do, up to a limit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedConfig
 
 COLUMN_GRAIN = 64  # columns are added in multiples of this
+
+
+def token_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Of a token's keys and values in all layers."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    channels = text.to_dict().get("head_dim") or text.hidden_size // heads
+    return 2 * text.num_hidden_layers * (text.num_key_value_heads or heads) * channels * dtype.itemsize
+
+
+def grained(columns: int) -> int:
+    """So many columns are held for a sequence of this length."""
+    return -(-columns // COLUMN_GRAIN) * COLUMN_GRAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +50,12 @@ class Decode:
 class SlotCache:
     """Keys and values of all layers: (layer, slot, head, column, channel)."""
 
-    def __init__(self, layers: int, max_slots: int, max_columns: int) -> None:
+    def __init__(self, layers: int, max_slots: int, max_columns: int, room: int) -> None:
+        """`room` is the product of slots and columns that memory allows."""
         self._layers = layers
         self._max_slots = max_slots
         self._max_columns = max_columns
+        self._room = room
         self._slots = 0
         self._columns = 0
         self._keys: Tensor | None = None
@@ -48,16 +64,23 @@ class SlotCache:
         self._targets: Tensor | None = None
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Makes room for so many slots and columns, and some more, since growing copies what is held."""
+        """Makes room for so many slots and columns, which hold all that is live, and for some more where memory
+        allows, since growing copies what is held."""
         if slots <= self._slots and columns <= self._columns:
             return
-        if slots > self._slots:
-            self._slots = min(max(slots, 2 * self._slots), self._max_slots)
-        if columns > self._columns:
-            grains = -(-max(columns, self._columns * 5 // 4) // COLUMN_GRAIN)
-            self._columns = min(grains * COLUMN_GRAIN, self._max_columns)
+        more_slots, more_columns = self._slots, self._columns
+        if slots > more_slots:
+            more_slots = min(max(slots, 2 * more_slots), self._max_slots)
+        if columns > more_columns:
+            more_columns = min(grained(max(columns, more_columns * 5 // 4)), self._max_columns)
+        if more_slots * more_columns > self._room:
+            more_slots, more_columns = slots, min(grained(columns), self._max_columns)
+        self._slots, self._columns = more_slots, more_columns
         if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._grown(self._keys), self._grown(self._values)
+            self._keys = self._resized(
+                self._keys
+            )  # one after the other: both old and new take twice their memory
+            self._values = self._resized(self._values)
 
     def expect(self, coming: Prefill | Decode) -> None:
         """Says what the coming forward is, for all its layers."""
@@ -96,10 +119,11 @@ class SlotCache:
         # Zeros, because a NaN in memory never written would outlive a mask: 0 × NaN is NaN.
         return new.new_zeros(self._layers, self._slots, new.shape[1], self._columns, new.shape[3])
 
-    def _grown(self, held: Tensor) -> Tensor:
-        grown = held.new_zeros(self._layers, self._slots, held.shape[2], self._columns, held.shape[4])
-        grown[:, : held.shape[1], :, : held.shape[3]] = held
-        return grown
+    def _resized(self, held: Tensor) -> Tensor:
+        resized = held.new_zeros(self._layers, self._slots, held.shape[2], self._columns, held.shape[4])
+        slots, columns = min(self._slots, held.shape[1]), min(self._columns, held.shape[3])
+        resized[:, :slots, :, :columns] = held[:, :slots, :, :columns]
+        return resized
 
 
 def attend(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from transformers import (
 
 from reasonkit.engines import Sampling, WeightSource, check_request
 from reasonkit.engines.decoder import Decoder, Request
+from reasonkit.engines.slot_cache import grained, token_bytes
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Completion
 
@@ -49,7 +51,11 @@ _Move = Callable[[Sequence[Request], Iterable[Request]], list[tuple[Request, Com
 
 
 SLOTS = 256
-"""Sequences decoded at once, unless told otherwise."""
+"""Sequences decoded at once, unless told otherwise: fewer where memory has no room for so many long ones."""
+CACHE_SHARE = 0.5
+"""Of the device's memory, for keys and values. Not of what is free: what else runs must not decide who shares a
+batch."""
+GIB = 2**30
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +85,16 @@ class TransformersEngine:
         allowed = _context_of(model)
         self.context = allowed if context is None else min(context, allowed)
         self._tokenizer = tokenizer
-        self._decoder = Decoder(model, eos_ids, tokenizer, max_slots=slots, context=self.context)
+        self._token_bytes = token_bytes(model.config, model.dtype)
+        self._memory = CACHE_SHARE * _memory_of(model.device)
+        self._decoder = Decoder(
+            model,
+            eos_ids,
+            tokenizer,
+            max_slots=slots,
+            context=self.context,
+            room=int(self._memory // self._token_bytes),
+        )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
         self._serving: asyncio.Task[None] | None = None
         self._pending: dict[Request, asyncio.Future[Completion]] = {}
@@ -255,6 +270,15 @@ class TransformersEngine:
     def _check(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         self._check_open()
         check_request(prompt_ids, sampling, self.context)
+        longest = grained(len(prompt_ids) + sampling.max_tokens)
+        if longest * self._token_bytes > self._memory:
+            raise ReasonkitError(
+                f"a prompt of {len(prompt_ids)} tokens and max_tokens {sampling.max_tokens} take "
+                f"{longest * self._token_bytes / GIB:.1f} GiB for keys and values, and the engine has "
+                f"{self._memory / GIB:.1f} GiB, {CACHE_SHARE:.0%} of the device's memory",
+                f"at most {int(self._memory // self._token_bytes)} tokens: lower rollout.max_tokens, or take a "
+                "machine with more memory",
+            )
         if sampling.stop and self._tokenizer is None:
             raise UsageError(
                 f"stop texts {sampling.stop} need a tokenizer, and this engine was made without one",
@@ -288,6 +312,13 @@ def _context_of(model: PreTrainedModel) -> int:
     positions: int = config["max_position_embeddings"]
     window: int | None = config.get("sliding_window")
     return positions if window is None else min(positions, window)
+
+
+def _memory_of(device: torch.device) -> int:
+    """All of its bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 async def _settle() -> None:

@@ -19,15 +19,15 @@ from reasonkit.dialogue import Dialogue
 from reasonkit.engines import Chat, Engine, Sampling
 from reasonkit.engines.http_client import HttpSettings
 from reasonkit.engines.http_ledger import CostExceeded, Ledger, Price
-from reasonkit.envs import ENVS
+from reasonkit.envs import ENVS, Env
 from reasonkit.evaluate.folder import EvaluationDir
 from reasonkit.evaluate.results import TaskResult, results_json
 from reasonkit.evaluate.samples import GAME, Sample, SampleFile, Samples
-from reasonkit.evaluate.work import ENV, Pair, TaskPlan
+from reasonkit.evaluate.work import Pair, TaskPlan
 from reasonkit.models import FoundModel, OpenModel, open_model
 from reasonkit.recipe import RolloutConfig
 from reasonkit.records import Message, Record, Rollout, Verdict
-from reasonkit.registry import resolve
+from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
 from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.rundir import write_json
@@ -97,6 +97,7 @@ async def evaluate(
     results: dict[str, list[TaskResult]] = {found.label: [] for found in models}
     async with Grader(mode=options.grader) as grader:
         for plan in plans:
+            environment_of(plan)
             grader.check(plan.records)
             folder.keep_records(plan.name, plan.records)
 
@@ -272,13 +273,19 @@ def rollouts_over(model: Engine | Chat, dialogue: Dialogue | None, plan: TaskPla
     return Rollouts(
         model,
         dialogue,
-        resolve("environment", ENV, ENVS),
+        environment_of(plan),
         _put_off,
         RewardSum({"correctness": 1.0}),
         _rollout_settings(plan.sampling),
         context=context,
         seed=plan.seed,
     )
+
+
+def environment_of(plan: TaskPlan) -> Callable[[], Env]:
+    """What makes the environment of each attempt. An unknown one, or one of its options, is an error here."""
+    env = plan.task.env
+    return with_options("environment", env.name, ENVS, env.options)
 
 
 def draw_of(plan: TaskPlan) -> Draw:

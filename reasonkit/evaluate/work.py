@@ -29,7 +29,6 @@ from reasonkit.records import Record, dumps
 from reasonkit.tasks import Task
 from reasonkit.verifiers import Mode
 
-ENV = "single_turn"
 MODES: tuple[Mode, ...] = ("strict", "reasoning360")
 
 
@@ -64,8 +63,11 @@ class Pair:
         self.model = model
         self.plan = plan
         self.samples = samples
+        env = plan.task.env
+        played = f"{env.name} {dumps(env.options)}" if env.options else env.name
         self.keys = {
-            record.uid: item_key(identity, record, ENV, plan.sampling, plan.seed) for record in plan.records
+            record.uid: item_key(identity, record, played, plan.sampling, plan.seed)
+            for record in plan.records
         }
 
     def missing(self) -> Iterator[tuple[Record, int]]:

@@ -92,6 +92,22 @@ PLANS = (
     ),
     Plan("tokens_per_second", "Tokens a second, whole step", {"tokens_per_second": "tokens/s"}),
     Plan(
+        "speed",
+        "Tokens a second while at work",
+        {
+            "tokens_per_second_rollout": "rollouts",
+            "tokens_per_second_annotate": "scoring",
+            "tokens_per_second_train": "training",
+        },
+    ),
+    Plan(
+        "idle",
+        "Part of the step's time without work",
+        {"time_idle_engines": "engines", "time_idle_learner": "learner"},
+        "percent",
+    ),
+    Plan("mfu", "Model FLOPs utilisation of rank 0's GPU", {"mfu": "MFU"}, "percent"),
+    Plan(
         "seconds",
         "Seconds a step",
         {

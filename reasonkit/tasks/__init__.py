@@ -1,4 +1,4 @@
-"""Evaluation tasks as data: where the items are, how they are asked, who judges them, what is reported.
+"""Evaluation tasks as data: where the items are, how they are asked, played and judged, what is reported.
 
 A Task is a frozen description and reads nothing; `reasonkit.data.evaluation_sets.open_task` turns one into
 Records. Names of one grammar mean tasks: `aime24`, `aime24:32` (32 samples an item), a suite (`guru17`), any set
@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from reasonkit.config import read_tree
 from reasonkit.engines import Sampling
 from reasonkit.errors import ConfigError, UsageError, nearest
-from reasonkit.recipe import Positive, Settings, SourceConfig
+from reasonkit.recipe import NamedPart, Part, Positive, Settings, SourceConfig
 from reasonkit.records import Message, Record
 from reasonkit.registry import load, resolve
 
@@ -54,6 +54,9 @@ class Task(Settings):
     """A system turn in place of the source's own."""
     prompt: str | None = None
     """Text around the question, with `{question}` in it; null asks it as the source words it."""
+    env: NamedPart = Part("single_turn")
+    """What answers the model's replies: an environment of several turns (`reasonkit list envs`) with its options, or a
+    user's `module:Class`. Its own judgement, where it has one, stands before the verifier's."""
     verifier: str | None = None
     """Null judges as the source says (`reasonkit list verifiers`)."""
     metric: Literal["accuracy", "score"] = "accuracy"
@@ -67,7 +70,7 @@ class Task(Settings):
     sampling: str = "guru"
     """A preset of sampling: guru, greedy, reason_io."""
     max_tokens: Positive | None = None
-    """Of a reply; null takes the preset's."""
+    """Of a reply, in an environment of each; null takes the preset's."""
     reference: dict[str, float] = Field(default_factory=dict)
     """Published scores in percent, by model."""
     obtain: str = ""
@@ -152,6 +155,8 @@ TASKS: dict[str, str] = {
     "kk8": "reasonkit.tasks.puzzles:KK8",
     "knights": "reasonkit.tasks.puzzles:KNIGHTS",
     "sokoban": "reasonkit.tasks.puzzles:SOKOBAN",
+    "sokoban-plan": "reasonkit.tasks.puzzles:SOKOBAN_PLAN",
+    "frozen_lake": "reasonkit.tasks.puzzles:FROZEN_LAKE",
 }
 """Tasks under names of their own; every data set is one too, under its own name."""
 

@@ -1,4 +1,4 @@
-"""Logic and simulation beside Guru's: ReasonIO by kind, Knights & Knaves by people, generated rooms and islands.
+"""Logic and simulation beside Guru's: ReasonIO by kind, Knights & Knaves by people, generated games and islands.
 
 The published K&K sets are asked with Logic-RL's system text, as its models were trained. ReasonIO's file has the
 chat template in its prompts already, and is not on the Hub.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from reasonkit.instructions import LOGIC_RL_SYSTEM
-from reasonkit.recipe import SourceConfig
+from reasonkit.recipe import Part, SourceConfig
 from reasonkit.records import Record
 from reasonkit.tasks import Task
 
@@ -83,8 +83,26 @@ KNIGHTS = Task(
 )
 SOKOBAN = Task(
     name="sokoban",
-    about="Sokoban rooms to solve in one reply, generated: no download",
+    about="Sokoban, played in five turns of one or two moves: generated rooms, no download",
+    source=(SourceConfig(name="sokoban"),),
+    env=Part("sokoban", {"max_turns": 5, "actions_per_turn": 2}),
+    verifier="sokoban",
+    breakdown=("bin",),
+    max_tokens=4096,
+)
+SOKOBAN_PLAN = Task(
+    name="sokoban-plan",
+    about="the same rooms, to solve in one reply",
     source=(SourceConfig(name="sokoban"),),
     verifier="sokoban",
     breakdown=("bin",),
+)
+FROZEN_LAKE = Task(
+    name="frozen_lake",
+    about="frozen lakes to cross in at most ten turns of a move: generated, no download",
+    source=(SourceConfig(name="frozen_lake"),),
+    env=Part("frozen_lake", {"max_turns": 10}),
+    verifier="by_env",
+    breakdown=("optimal",),
+    max_tokens=4096,
 )

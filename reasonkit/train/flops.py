@@ -3,14 +3,17 @@
 Counted is what the algorithm needs: matrix products of weights and, in attention, of tokens with those before
 them. Forward once and backward twice that. What is computed again to save memory does not count, as is usual;
 frozen weights (LoRA) need no gradient of their own. Left out: norms, rotary embeddings and softmax (below 1 %),
-mixtures of experts.
+mixtures of experts, PPO's critic.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+import torch
 
 PEAKS = {
     "A100": 312e12,
@@ -75,3 +78,46 @@ def peak_flops(device: str) -> float | None:
     """A second, of a GPU by its name; None where it is not known."""
     known = [name for name in PEAKS if name in device]
     return PEAKS[max(known, key=len)] if known else None
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one rank makes of its device in an update: MFU and peak memory. Of a CPU it says neither."""
+
+    device: torch.device
+    flops: ModelFlops
+    peak: float | None
+    """Operations a second that the device is able to."""
+    neighbours: int
+    """Ranks that compute a row together."""
+    frozen: bool
+    _operations: float = 0.0
+    _started: float = 0.0
+
+    @classmethod
+    def of(cls, device: torch.device, config: Any, *, neighbours: int, frozen: bool) -> Self:
+        peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        return cls(device, ModelFlops.of(config), peak, neighbours, frozen)
+
+    def start(self) -> None:
+        self._operations, self._started = 0.0, time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def count(self, tokens: int, scored: int, lengths: Iterable[int], *, reference: bool) -> None:
+        """A row has been learned from; `reference`: another model went over it too."""
+        lengths = list(lengths)
+        self._operations += self.flops.training(tokens, scored, lengths, frozen=self.frozen)
+        if reference:
+            self._operations += self.flops.forward(tokens, scored, lengths)
+
+    def read(self) -> dict[str, float]:
+        """Since the start."""
+        measured = {}
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            measured["memory_peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        if self.peak is not None:
+            able = self.peak * (time.perf_counter() - self._started) * self.neighbours
+            measured["mfu"] = self._operations / able
+        return measured

@@ -21,7 +21,7 @@ from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.validation import Validation
 from reasonkit.metrics import MetricsFile
 from reasonkit.recipe import LogConfig
-from reasonkit.records import Group, Rollout, Status, dumps
+from reasonkit.records import Group, Rollout, Signals, Status, dumps
 from reasonkit.rewards import gibberish, repeated
 from reasonkit.rundir import RunDir, atomic_file, write_json
 from reasonkit.trackers import Trackers
@@ -94,7 +94,7 @@ class Journal:
             "groups_left_out": float(len(left_out)),
             **_mean_stats(stats),
             **(measured or {}),
-            **self._speed(sampled),
+            **self._speed(sampled, stats, measured or {}),
         }
         self._metrics.write(row)
         self._trackers.write(row)
@@ -138,15 +138,17 @@ class Journal:
         self._metrics.close()
         self._trackers.close()
 
-    def _speed(self, groups: Sequence[Group]) -> dict[str, float]:
-        tokens = sum(rollout.sampled_tokens for group in groups for rollout in group.rollouts)
-        total = sum(self._spent.values())
-        seconds = {f"seconds_{part}": spent for part, spent in self._spent.items()}
-        self._spent = {}
+    def _speed(
+        self, groups: Sequence[Group], stats: Sequence[StepStats], measured: Mapping[str, float]
+    ) -> dict[str, float]:
+        sampled = [rollout for group in groups for rollout in group.rollouts]
+        tokens = sum(rollout.sampled_tokens for rollout in sampled)
+        spent, self._spent = self._spent, {}
         return {
-            **seconds,
+            **{f"seconds_{part}": seconds for part, seconds in spent.items()},
             "tokens_rollout": float(tokens),
-            "tokens_per_second": tokens / total if total else 0.0,
+            "tokens_per_second": tokens / sum(spent.values()) if spent else 0.0,
+            **_utilisation(sampled, stats, spent, measured),
         }
 
     def _write_rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages) -> None:
@@ -210,6 +212,37 @@ def _row(step: int, group: Group, rollout: Rollout, advantage: float | Credit) -
         "staleness": None if rollout.oldest_version is None else step - 1 - rollout.oldest_version,
         "failure": f"{rollout.failure.stage}: {rollout.failure.cause}" if rollout.failure else None,
         "segments": json.dumps([asdict(segment) for segment in rollout.segments]),
+    }
+
+
+def _utilisation(
+    sampled: Sequence[Rollout],
+    stats: Sequence[StepStats],
+    spent: Mapping[str, float],
+    measured: Mapping[str, float],
+) -> dict[str, float]:
+    """How fast each side was while it worked, and for which part of the step's time it did not."""
+    tokens = {
+        "annotate": sum(rollout.sampled_tokens for rollout in sampled if rollout.signals != Signals()),
+        "train": sum(each.metrics.get("tokens_trained", 0.0) for each in stats),
+    }
+    speed = {
+        f"tokens_per_second_{part}": count / spent[part]
+        for part, count in tokens.items()
+        if count and spent.get(part)
+    }
+    if not measured.get("seconds_step"):
+        return speed
+    wall = measured["seconds_step"]
+    sampling = wall - measured["seconds_engines_idle"]
+    learning = sum(spent.get(part, 0.0) for part in ("annotate", "train", "sync"))
+    return {
+        **speed,
+        "tokens_per_second_rollout": sum(each.sampled_tokens for each in sampled) / sampling
+        if sampling
+        else 0.0,
+        "time_idle_engines": 1.0 - sampling / wall,
+        "time_idle_learner": max(1.0 - learning / wall, 0.0),
     }
 
 

@@ -131,7 +131,10 @@ def _clip(parameters: Sequence[Tensor], grad_clip: float) -> Tensor:
     for each in parameters:
         if each.grad is not None:
             by_mesh[_mesh(each)].append(each)
-    norms = [whole(get_total_norm([each.grad for each in some])) for some in by_mesh.values()]
+    norms = [
+        whole(get_total_norm([each.grad for each in some if each.grad is not None]))
+        for some in by_mesh.values()
+    ]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     for some in by_mesh.values():
         clip_grads_with_norm_(some, grad_clip, norm)

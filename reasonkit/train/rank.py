@@ -38,6 +38,7 @@ from reasonkit.losses import (
 from reasonkit.recipe import LossConfig, Recipe, TrainConfig
 from reasonkit.registry import with_options
 from reasonkit.train.critic import Critic, CriticSettings
+from reasonkit.train.flops import Meter
 from reasonkit.train.fsdp import spread
 from reasonkit.train.lora import add_adapters, only_adapters_train
 from reasonkit.train.mesh import Mesh
@@ -135,6 +136,12 @@ class Rank:
             spread(self._reference, self._reference, self.mesh, train)
         spread(self.policy, self.policy, self.mesh, train)
         self.optimizer = make_optimizer(self.policy, train)
+        self._meter = Meter.of(
+            self.mesh.device,
+            model.config,
+            neighbours=self.mesh.sequence * self.mesh.tensor,
+            frozen=settings.lora is not None,
+        )
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, path: Path | str, mesh: Mesh) -> Self:
@@ -144,10 +151,12 @@ class Rank:
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimizer update; returns what was measured on the way."""
+        self._meter.start()
         measured = self.accumulate(batch)
         train, share = self._settings.train, self._schedule(self._updates, self._settings.total_updates)
         rate = train.lr * share
         norm = apply_update(self.policy, self.optimizer, rate=rate, grad_clip=train.grad_clip)
+        measured |= self._meter.read()
         if self._critic is not None:
             measured |= self._critic.fit(batch, share)
         self._updates += 1
@@ -162,8 +171,13 @@ class Rank:
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros_like(loss))
         for row in self.mesh.share(samples, self._token_budget):
             self.mesh.tick()
-            outputs = self._forward(pack(samples, row) if row else filler(), batch)
+            micro = pack(samples, row) if row else filler()
+            outputs = self._forward(micro, batch)
             counts = 1.0 if row else 0.0
+            if row:
+                self._meter.count(
+                    micro.ids.numel(), micro.targets.numel(), micro.layout.lengths, reference=self._in_loss
+                )
             # Ranks average their gradients; the shares of a batch are to be added up.
             (outputs.loss * (counts * self.mesh.averaged)).backward()
             loss += counts * outputs.loss.detach()
@@ -260,6 +274,11 @@ class Rank:
             **{f"critic.{name}": each for name, each in critic.items()},
         }
 
+    @property
+    def _in_loss(self) -> bool:
+        """Whether the loss asks for the reference."""
+        return self._reference is not None and self._settings.loss.kl_kind != "reward"
+
     def _frozen_copy(self) -> Policy:
         """The reference of the KL penalty: the weights that the rank was made with."""
         frozen = copy.deepcopy(self.model).requires_grad_(False)
@@ -280,7 +299,8 @@ class Rank:
         config, device = self._settings.loss, self.mesh.device
         logprobs, entropy = self.policy(micro)
         reference = None
-        if self._reference is not None and config.kl_kind != "reward":
+        if self._in_loss:
+            assert self._reference is not None
             with torch.no_grad():
                 reference, _ = self._reference(micro)
         inputs = LossInputs(

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reasonkit.engines import Sampling
-from reasonkit.engines.transformers import TransformersEngine
+from reasonkit.engines.slot_cache import token_bytes
+from reasonkit.engines.transformers import CACHE_SHARE, TransformersEngine
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Completion, VersionSpan
 from tests.tiny_models import SHAPES, Shape, save_tiny_model, tiny_model, tiny_tokenizer
@@ -285,6 +286,43 @@ def test_a_stop_text_in_the_prompt_does_not_count() -> None:
     assert across not in free.text
     [completion] = complete(engine, [prompt], [Sampling(max_tokens=20, seed=1, stop=(across,))])
     assert completion.finish_reason == "length"
+
+
+def test_fewer_are_decoded_at_once_where_memory_has_no_room_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones side by side, then long ones: the cache trades rows for columns, and every reply is right."""
+    model, reference = tiny_model("qwen2"), tiny_model("qwen2")
+    limit = 1024 * token_bytes(model.config, model.dtype)  # of 1,024 tokens
+    monkeypatch.setattr("reasonkit.engines.transformers._memory_of", lambda _: limit / CACHE_SHARE)
+    engine = engine_of(model, slots=14)
+    shapes: list[tuple[int, int]] = []
+
+    def note(_module: object, _args: object, inputs: dict[str, Any], _output: object) -> None:
+        keys = inputs["past_key_values"]._keys
+        assert 2 * keys.numel() * keys.element_size() <= limit
+        if inputs["attention_mask"] is not None:
+            shapes.append((len(inputs["input_ids"]), inputs["attention_mask"].shape[-1]))
+
+    model.register_forward_hook(note, with_kwargs=True)
+    for tokens in (10, 150, 20):
+        completions = complete(engine, PROMPTS, [Sampling(max_tokens=tokens, temperature=0)] * len(PROMPTS))
+        for prompt, completion in zip(PROMPTS, completions, strict=True):
+            assert list(completion.token_ids) == greedy(reference, prompt, tokens)
+    assert max(rows for rows, _ in shapes) == 14
+    assert max(rows for rows, columns in shapes if columns > 128) <= 1024 // 192
+
+
+def test_a_request_that_memory_has_no_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    room = 64 * token_bytes(model.config, model.dtype)
+    monkeypatch.setattr("reasonkit.engines.transformers._memory_of", lambda _: room / CACHE_SHARE)
+    engine = engine_of(model)
+    with pytest.raises(
+        ReasonkitError, match=r"max_tokens 62 take .* and the engine has .* 50% of"
+    ) as refused:
+        complete(engine, [[1, 2, 3]], [Sampling(max_tokens=62)])
+    assert "at most 64 tokens: lower rollout.max_tokens" in refused.value.hint
+    [fitting] = complete(engine, [[1, 2, 3]], [Sampling(max_tokens=61)])
+    assert fitting.finish_reason in ("stop", "length")
 
 
 def test_a_cancelled_request_frees_its_slot() -> None:

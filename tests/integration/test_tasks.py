@@ -22,7 +22,7 @@ from tests.hub_server import HubServer
 from tests.task_rows import CASES, CUT, FILES
 
 MODES: tuple[Mode, ...] = ("strict", "reasoning360")
-GENERATED = {"knights", "sokoban"}
+GENERATED = {"knights", "sokoban", "sokoban-plan", "frozen_lake"}
 GURU_LIVEBENCH = ("language_140", "data_analysis_150")
 
 
