@@ -23,7 +23,8 @@ def token_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     text = config.get_text_config()
     heads = text.num_attention_heads
     channels = text.to_dict().get("head_dim") or text.hidden_size // heads
-    return 2 * text.num_hidden_layers * (text.num_key_value_heads or heads) * channels * dtype.itemsize
+    size: int = 2 * text.num_hidden_layers * (text.num_key_value_heads or heads) * channels * dtype.itemsize
+    return size
 
 
 def grained(columns: int) -> int:
