@@ -23,8 +23,9 @@ item. Every data set is a task too, under its own name: `rg:leg_counting`, `kk:5
 `hf:ORG/NAME@REV`, a record file. `reasonkit show NAME` prints a task in full. This page is written from them by
 `docs/tasks_page.py`.
 
-k is the number of samples an item. What is played in an environment takes several turns. An item counts as right or not
-(accuracy), or with partial credit (score). Items that share a cluster depend on each other, which widens intervals.
+k is the number of samples an item. What is played in an environment takes several turns. An item counts as right or
+not (accuracy), or with partial credit (score). Items that share a cluster depend on each other, which widens
+intervals.
 """
 
 FIELDS = """## A task of your own
