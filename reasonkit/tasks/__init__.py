@@ -55,8 +55,8 @@ class Task(Settings):
     prompt: str | None = None
     """Text around the question, with `{question}` in it; null asks it as the source words it."""
     env: NamedPart = Part("single_turn")
-    """What answers the model's replies: an environment of several turns (`reasonkit list envs`) with its options, or
-    a user's `module:Class`. Its own judgement, where it has one, stands before the verifier's."""
+    """What answers the model's replies: an environment of several turns (`reasonkit list envs`) with its options,
+    or a user's `module:Class`. Its own judgement, where it has one, stands before the verifier's."""
     verifier: str | None = None
     """Null judges as the source says (`reasonkit list verifiers`)."""
     metric: Literal["accuracy", "score"] = "accuracy"
