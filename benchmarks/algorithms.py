@@ -1,7 +1,9 @@
 """Does `tiny` learn by every algorithm? Held-out accuracy before and after 60 steps, from one warmed-up model.
 
 The warmed-up model is that of `reasonkit train --preset tiny`, made first; every algorithm then starts from it, on
-the same records, with `tiny`'s settings but for the lines below. One seed: whether each learns, no ranking.
+the same records, with `tiny`'s settings but for the lines below. SFT and DPO learn from replies that are written to
+the training records: right ones, and for DPO those of the demonstrator as the worse ones. One seed: whether each
+learns, no ranking.
 
     python benchmarks/algorithms.py                    # all of them, about 100 CPU-seconds each
     python benchmarks/algorithms.py ppo rloo           # these
@@ -20,6 +22,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from reasonkit.data.sources.arithmetic_chain import (
+    ArithmeticChainSettings,
+    build,
+    demonstration,
+    solution,
+)
+
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "grpo": ("_base_: tiny",),
     "grpo_loo": ("_base_: tiny", "algorithm: grpo_loo"),
@@ -32,6 +41,18 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "reinforce_pp_baseline": ("_base_: [tiny, algorithms/reinforce_pp_baseline]",),
     "kl_in_reward": ("_base_: [tiny, algorithms/reinforce_pp]", "loss: {kl: 0.001, kl_kind: reward}"),
     "kl_in_loss": ("_base_: [tiny, algorithms/reinforce_pp]", "loss: {kl: 0.001, kl_kind: k3_exact}"),
+    "sft": (
+        "_base_: tiny",
+        "algorithm: sft",
+        "data: {train: [{name: right.jsonl}]}",
+        "train: {steps: 100, prompts: 64, mini_batch: null, lr: 1.0e-3}",
+    ),
+    "dpo": (
+        "_base_: tiny",
+        "algorithm: dpo",
+        "data: {train: [{name: pairs.jsonl}]}",
+        "train: {steps: 100, prompts: 64, mini_batch: null, lr: 1.0e-4}",
+    ),
     "ppo": ("_base_: [tiny, algorithms/ppo]", "algorithm: {ppo: {critic: {lr: 1.0e-3}}}"),
 }
 
@@ -54,6 +75,18 @@ def warmed_up(folder: Path, seed: int) -> Path:
     (folder / "warm.yaml").write_text("_base_: tiny\nname: warm\ntrain: {steps: 1}\n")
     train(folder / "warm", "warm.yaml", seed)
     return folder / "warm" / "warm"
+
+
+def write_replies(folder: Path) -> None:
+    """Of records that validation does not have."""
+    right, pairs = [], []
+    for place, record in enumerate(build("train", 2048, 0, ArithmeticChainSettings())):
+        question, better, worse = record.prompt[-1]["content"], solution(record), demonstration(record, place)
+        right.append({"instruction": question, "input": "", "output": better})
+        if better != worse:
+            pairs.append({"prompt": question, "chosen": better, "rejected": worse})
+    for name, rows in (("right", right), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def cpu_seconds() -> float:
@@ -79,6 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         warm = options.warm.resolve() if options.warm else warmed_up(folder, options.seed)
+        write_replies(folder)
         start = f"model:\n  path: {warm}\n  init: null\nwarmup: null\n"
         print(f"held-out accuracy, sampled / greedy, seed {options.seed}\n")
         print(f"| {'algorithm':<22} | {'before':<13} | {'after':<13} | CPU-s |")

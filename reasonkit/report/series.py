@@ -128,14 +128,15 @@ PLANS = (
     Plan("lr", "Learning rate", {"lr": "rate"}),
 )
 
-NOT_CURVES = frozenset({"step", "time", "parts"})
+NOT_CURVES = frozenset({"step", "time", "parts", "pass_rates"})
 
 
 def charts_of(runs: Sequence[RunData]) -> list[Chart]:
     """Every chart that has something to show, in a fixed order, unforeseen metrics last."""
     planned = {name for plan in PLANS for name in plan.metrics}
     charts = [_draw(plan, runs) for plan in PLANS]
-    charts.insert(2, _parts(runs))
+    charts.insert(2, _by_name(runs, "parts", "Reward by part, weighted", "plain"))
+    charts.insert(3, _by_name(runs, "pass_rates", "Accuracy by source", "percent"))
     charts += [_draw(Plan(name, name, {name: name}), runs) for name in _other_metrics(runs, planned)]
     return [chart for chart in charts if chart.curves]
 
@@ -158,16 +159,16 @@ def _draw(plan: Plan, runs: Sequence[RunData]) -> Chart:
     return Chart(plan.key, plan.title, plan.unit, curves)
 
 
-def _parts(runs: Sequence[RunData]) -> Chart:
-    """The weighted parts that the reward is the sum of; a reward of one part is drawn already."""
+def _by_name(runs: Sequence[RunData], key: str, title: str, unit: Unit) -> Chart:
+    """What a metric is the sum or the mean of, name by name; of a single name the whole is drawn already."""
     curves: list[Curve] = []
     for index, run in enumerate(runs):
-        names = sorted({name for row in run.metrics for name in row.get("parts") or {}})
+        names = sorted({name for row in run.metrics for name in row.get(key) or {}})
         if len(names) > 1:
             for name in names:
-                pairs = [(row["step"], (row.get("parts") or {}).get(name)) for row in run.metrics]
+                pairs = [(row["step"], (row.get(key) or {}).get(name)) for row in run.metrics]
                 curves += _line(name, index, pairs)
-    return Chart("parts", "Reward by part, weighted", "plain", curves)
+    return Chart(key, title, unit, curves)
 
 
 def _other_metrics(runs: Sequence[RunData], planned: set[str]) -> list[str]:

@@ -148,7 +148,7 @@ class Journal:
             **{f"seconds_{part}": seconds for part, seconds in spent.items()},
             "tokens_rollout": float(tokens),
             "tokens_per_second": tokens / sum(spent.values()) if spent else 0.0,
-            **_utilisation(sampled, stats, spent, measured),
+            **utilisation(sampled, stats, spent, measured),
         }
 
     def _write_rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages) -> None:
@@ -174,6 +174,7 @@ def summarise(groups: Sequence[Group]) -> dict[str, Any]:
     return {
         "reward": _mean([rollout.reward for rollout in scored]),
         "accuracy": _mean([verdict.score for verdict in verdicts]),
+        "pass_rates": _pass_rates(groups),
         "parts": {name: _mean([rollout.parts.get(name, 0.0) for rollout in scored]) for name in names},
         "length_mean": _mean(lengths),
         "length_max": float(max(lengths, default=0)),
@@ -215,7 +216,17 @@ def _row(step: int, group: Group, rollout: Rollout, advantage: float | Credit) -
     }
 
 
-def _utilisation(
+def _pass_rates(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean verdict score of each source."""
+    scores: dict[str, list[float]] = {}
+    for group in groups:
+        verdicts = [rollout.verdict for rollout in group.rollouts if rollout.ok]
+        found = scores.setdefault(group.record.source, [])
+        found += [verdict.score for verdict in verdicts if verdict is not None]
+    return {source: _mean(found) for source, found in sorted(scores.items()) if found}
+
+
+def utilisation(
     sampled: Sequence[Rollout],
     stats: Sequence[StepStats],
     spent: Mapping[str, float],

@@ -66,7 +66,8 @@ def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, f
     whole = shapes.parameters * FLOAT32 / learners
     trained = _trained(recipe, shapes) * FLOAT32 / learners
     critic = recipe.algorithm.name in WITH_CRITIC
-    gathered = (shapes.block + shapes.embeddings // 2) * width if learners > 1 else 0
+    block = shapes.block // recipe.cluster.parallel.get("tensor", 1)
+    gathered = (block + shapes.embeddings // 2) * width if learners > 1 else 0
     sizes = {
         "weights": 0.0 if "offload_parameters" in train.save_memory else whole,
         "gathered weights": float(gathered),
@@ -81,17 +82,20 @@ def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, f
 
 
 def activation_bytes(recipe: Recipe, shapes: Shapes, tokens: int | None = None) -> float:
-    """What autograd saves of a packed micro-batch of so many tokens, the budget's by default."""
+    """What autograd saves of a packed micro-batch of so many tokens, the budget's by default. Of neighbours that
+    share matrices an upper bound: attention's own tensors are counted whole."""
     tokens = tokens or recipe.train.token_budget or TOKEN_BUDGET
     width = _width(recipe)
-    block = 9 * shapes.hidden + 2 * shapes.key_values + 4 * shapes.intermediate
+    parallel = recipe.cluster.parallel
+    split = (2 * shapes.key_values + 4 * shapes.intermediate) / parallel.get("tensor", 1)
+    block = 9 * shapes.hidden + split
     if "checkpoint_activations" in recipe.train.save_memory:
         saved = (
             shapes.layers * shapes.hidden + block
         )  # each block's input, and one block while it is run again
     else:
         saved = shapes.layers * block
-    return float(tokens * (saved + 3 * shapes.hidden) * width)
+    return float(tokens / parallel.get("sequence", 1) * (saved + 3 * shapes.hidden) * width)
 
 
 def engine_memory(recipe: Recipe, shapes: Shapes) -> dict[str, float]:

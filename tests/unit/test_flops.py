@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config
 
-from reasonkit.train.flops import ModelFlops, peak_flops
+from reasonkit.train.flops import Meter, ModelFlops, peak_flops
 from tests.tiny_models import SHAPES, Shape, tiny_config, tiny_model
 
 QWEN_7B = Qwen2Config(
@@ -68,3 +70,26 @@ def test_a_7b_model_at_8k_tokens_is_near_six_operations_a_parameter_and_token() 
 )
 def test_peaks_by_name(device: str, peak: float | None) -> None:
     assert peak_flops(device) == peak
+
+
+def test_a_meter_reads_what_was_computed_over_what_the_device_is_able_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flops = ModelFlops.of(tiny_config("llama", 40))
+    meter = Meter(torch.device("cpu"), flops, peak=1e6, neighbours=2, frozen=False)
+    now = iter([10.0, 12.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    meter.start()
+    meter.count(10, 4, [6, 4], reference=False)
+    meter.count(5, 5, [5], reference=True)
+    measured = meter.read()
+    monkeypatch.undo()
+    done = 3 * flops.forward(10, 4, [6, 4]) + 4 * flops.forward(5, 5, [5])
+    assert measured == {"mfu": pytest.approx(done / (1e6 * 2.0 * 2))}
+
+
+def test_of_a_cpu_nothing_is_said() -> None:
+    meter = Meter.of(torch.device("cpu"), tiny_config("llama", 40), neighbours=1, frozen=False)
+    meter.start()
+    meter.count(10, 4, [6, 4], reference=False)
+    assert meter.read() == {}

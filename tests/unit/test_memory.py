@@ -84,6 +84,19 @@ def test_what_saves_memory_is_counted_where_it_saves() -> None:
     assert adapters.get("gradients", 0.0) < plain["gradients"] / 2
 
 
+def test_neighbours_share_what_one_would_hold_alone() -> None:
+    shapes = Shapes.of(tiny_config("llama", 97))
+    alone, tokens, matrices = (
+        learner_memory(recipe(cluster={"parallel": parallel}), shapes, 4)
+        for parallel in ({}, {"sequence": 2}, {"tensor": 2})
+    )
+    assert tokens["activations"] == pytest.approx(alone["activations"] / 2, abs=1e-3)
+    assert tokens["activations"] < matrices["activations"] < alone["activations"]
+    assert matrices["weights"] == alone["weights"], (
+        "all ranks together hold the model once, whatever they share"
+    )
+
+
 def test_more_learners_hold_less_each_until_a_card_is_enough() -> None:
     shapes = Shapes.of(known_shape("Qwen/Qwen2.5-7B") or pytest.fail("unknown"))
     needs = [sum(learner_memory(recipe(), shapes, learners).values()) for learners in (1, 2, 8)]
