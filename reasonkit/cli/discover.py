@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reasonkit.cli.names import USED_BY, Kind, entries, find_parts, names
+from reasonkit.cli.names import USED_BY, Kind, entries, find_parts, is_task_file, names
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, say
 from reasonkit.errors import UsageError
 
@@ -50,7 +50,9 @@ def list_names(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A preset, fragment, recipe file, run, or any listed name.")],
+    name: Annotated[
+        str, typer.Argument(help="A preset, fragment, file of a recipe or task, run, or any listed name.")
+    ],
     origins: Annotated[
         bool, typer.Option("--origins", help="For a recipe: every value, and where it was set.")
     ] = False,
@@ -68,7 +70,7 @@ def show(
     """
     from reasonkit.config import fragment_names, preset_names
 
-    if name.endswith((".yaml", ".yml")) or name in preset_names():
+    if name in preset_names() or (name.endswith((".yaml", ".yml")) and not is_task_file(name)):
         _show_recipe(name, origins, json_)
     elif origins:
         raise UsageError(f"--origins needs a recipe, and '{name}' is none", "reasonkit list presets")

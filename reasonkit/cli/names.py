@@ -142,8 +142,19 @@ def suites() -> Mapping[str, Sequence[str]]:
     return SUITES
 
 
+def is_task_file(name: str) -> bool:
+    """Whether this is a YAML file that says where a task's items are, as no recipe does."""
+    from reasonkit.config import read_tree
+
+    path = Path(name).expanduser()
+    return path.suffix in (".yaml", ".yml") and path.is_file() and "source" in read_tree(path).values
+
+
 def find_parts(name: str) -> list[Part]:
-    """The parts called `name`; a data source and its verifier often share one. `KIND/NAME` means one kind's."""
+    """The parts called `name`; a data source and its verifier often share one. `KIND/NAME` means one kind's. The
+    file of a user's own task is one too."""
+    if is_task_file(name):
+        return [_task(name)]
     wanted, slash, bare = name.partition("/")
     if slash and wanted in set(TABLES):
         kinds, name = [Kind(wanted)], bare
@@ -201,13 +212,13 @@ def _task(name: str) -> Part:
     if name in suites():
         return Part(name, Kind.TASKS, "reasonkit.tasks", f"A suite: {', '.join(suites()[name])}.", [])
     given = task_named(name).model_dump(mode="json", exclude_defaults=True)
-    about = given.pop("about")
+    about = given.pop("about", "")
     options = [
         Option(key, str(value), " ".join((Task.model_fields[key].description or "").split()))
         for key, value in given.items()
         if key != "name"
     ]
-    return Part(name, Kind.TASKS, table_of(Kind.TASKS)[name], about, options)
+    return Part(name, Kind.TASKS, table_of(Kind.TASKS).get(name, "a file"), about, options)
 
 
 def describe(target: str) -> tuple[str, list[Option]]:

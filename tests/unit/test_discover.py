@@ -140,6 +140,22 @@ class TestShowPart:
         assert part["kind"] == "rewards"
         assert [option["name"] for option in part["options"]] == ["target", "limit"]
 
+    def test_the_file_of_a_task_is_shown_as_a_task(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text(
+            "source: {name: arithmetic_chain, size: 5}\nenv: {sokoban: {max_turns: 2}}\nk: 3\n"
+        )
+        show("mine.yaml", json_=True)
+        [task] = printed(capsys)
+        assert (task["name"], task["kind"]) == ("mine.yaml", "tasks")
+        assert {option["name"]: option["default"] for option in task["options"]}["k"] == "3"
+        show("mine.yaml")
+        assert "max_turns" in capsys.readouterr().out
+        (tmp_path / "wrong.yaml").write_text("source: arithmetic_chain\nkk: 3\n")
+        with pytest.raises(UsageError, match="unknown key 'kk'"):
+            show("wrong.yaml")
+
     def test_a_name_of_two_kinds_shows_both_unless_the_kind_is_given(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
