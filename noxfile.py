@@ -96,6 +96,7 @@ def bench(session: nox.Session) -> None:
         "sandbox",
         "data",
         "report",
+        "eval",
     ]
     for name in names:
         session.run("python", f"benchmarks/{name}.py")
