@@ -52,7 +52,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that are left out of the default run: full audits, soaks, long attacks."""
-    install(session, "tests")
+    install(session, "tests", beside=["schemathesis>=4.32,<5"])
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
