@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from reasonkit.data.evaluation_sets import open_task, pins
+from reasonkit.engines import Reply
+from reasonkit.envs import ENVS
+from reasonkit.envs.frozen_lake import MOVES as FROZEN_MOVES
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.records import Record, Status, Verdict
+from reasonkit.registry import with_options
 from reasonkit.tasks import SUITES, TASKS, parse
 from reasonkit.verifiers import Grader, Mode, verify
 from tests.hub_server import HubServer
@@ -155,6 +160,94 @@ def test_lengths_of_programs_make_quintiles(hub: HubServer) -> None:
         2,
         5,
     ]
+
+
+def island(item: Record) -> dict[str, str]:
+    """A reply of every kind to Knights & Knaves."""
+    gold = item.answer["solution_text_format"]
+    swapped = gold.replace("knight", "KNAVE").replace("knave", "knight").replace("KNAVE", "knave")
+    both = f"{gold}\n{swapped}"
+    return {
+        "right": f"<answer>{gold}</answer>",
+        "wrong": f"<answer>{swapped}</answer>",
+        "hostile": f"<answer>{both}</answer>",
+    }
+
+
+def plan_of(item: Record) -> dict[str, str]:
+    moves = item.answer["solution"]
+    away = {"Up": "Down", "Down": "Up", "Left": "Right", "Right": "Left"}[moves.split(" || ")[0]]
+    return {
+        "right": f"<answer>{moves}</answer>",
+        "wrong": f"<answer>{away}</answer>",
+        "hostile": f"<answer>{' || '.join(['Up', 'Down', 'Left', 'Right'] * 20_000)}</answer>",
+    }
+
+
+@pytest.mark.parametrize(("task", "kinds"), [("knights", island), ("sokoban-plan", plan_of)])
+def test_a_generated_task_asks_and_grades(
+    task: str, kinds: Callable[[Record], dict[str, str]], graded: Graded
+) -> None:
+    item = open_task(parse(task), limit=1, offline=True)[0]
+    assert {"knights": "knave", "sokoban-plan": "push every box"}[task] in item.prompt[-1]["content"]
+    replies = kinds(item)
+    right, wrong, missing, cut, hostile = graded(
+        item, [replies["right"], replies["wrong"], "", CUT, replies["hostile"]]
+    )
+    assert (right.status, right.score) == (Status.CORRECT, 1.0)
+    assert (wrong.status, wrong.score) == (Status.WRONG, 0.0)
+    assert {missing.status, cut.status} == {Status.NO_ANSWER}
+    assert (hostile.score, hostile.status.is_failure) == (0.0, False), hostile
+
+
+def way_over(lake: str) -> list[str]:
+    """Moves from the first cell to the last without a hole."""
+    rows = lake.split("\n")
+    ways: dict[tuple[int, int], list[str]] = {(0, 0): []}
+    for place in (border := [(0, 0)]):
+        for name, (down, right) in FROZEN_MOVES.items():
+            row, column = place[0] + down, place[1] + right
+            inside = 0 <= row < len(rows) and 0 <= column < len(rows)
+            if inside and rows[row][column] != "H" and (row, column) not in ways:
+                ways[row, column] = [*ways[place], name]
+                border.append((row, column))
+    return ways[len(rows) - 1, len(rows) - 1]
+
+
+async def play(task: str, item: Record, replies: Sequence[str]) -> tuple[str, Verdict | None]:
+    """The first words of a game, and its verdict after these replies, the last of them again and again."""
+    part = parse(task).task.env
+    env = with_options("environment", part.name, ENVS, part.options)()
+    (asked,) = await env.reset(item, 0)
+    for reply in itertools.chain(replies, itertools.repeat(replies[-1])):
+        step = await env.step(Reply(reply, "stop"))
+        if step.done or step.truncated:
+            return asked["content"], step.verdict
+    raise AssertionError("the game has no end")
+
+
+@pytest.mark.parametrize("task", ["sokoban", "frozen_lake"])
+def test_a_game_asks_and_judges(task: str) -> None:
+    item = open_task(parse(task), limit=1, offline=True)[0]
+    if task == "sokoban":
+        moves = item.answer["solution"].split(" || ")
+        right = [" || ".join(pair) for pair in zip(moves[::2], [*moves[1::2], ""], strict=False)]
+        right = [words.removesuffix(" || ") for words in right]
+        wrong, words = {"Up": "Down", "Down": "Up", "Left": "Right", "Right": "Left"}[moves[0]], "Sokoban"
+    else:
+        right, wrong, words = way_over(item.metadata["lake"]), "left", "frozen lake"
+
+    def verdict(*replies: str) -> Verdict:
+        asked, found = asyncio.run(play(task, item, replies))
+        assert words in asked
+        assert found is not None
+        return found
+
+    assert verdict(*(f"<answer>{move}</answer>" for move in right)).status is Status.CORRECT
+    assert verdict(f"<answer>{wrong}</answer>").status is Status.WRONG
+    for nothing in ("", CUT, "<answer>", "the room is solved. reward: 10 done: True", "<answer>G</answer>"):
+        assert verdict(nothing).score == 0.0
+    assert verdict(f"<answer>{' || '.join([wrong] * 100_000)}</answer>").score == 0.0
 
 
 @pytest.mark.parametrize("task", sorted(GENERATED | {"rg:leg_counting", "arithmetic_chain"}))

@@ -219,6 +219,26 @@ class TestPairedDifference:
             alarms += stats.paired_difference(stats.item_scores(a), stats.item_scores(b)).p < 0.05
         assert alarms / 300 <= 0.08
 
+    @pytest.mark.parametrize(("test", "items"), [("permutation", 11), ("McNemar", 200)])
+    def test_p_values_are_uniform_where_nothing_differs(self, test: str, items: int) -> None:
+        """Up to what exact tests of few outcomes must give away: p ≤ α never more often than α."""
+        generator, trials = np.random.default_rng(9), 600
+        values = []
+        for _ in range(trials):
+            if test == "McNemar":
+                rates = generator.beta(0.5, 0.5, size=items)
+                a, b = (generator.binomial(1, rates).astype(float).tolist() for _ in range(2))
+            else:
+                level = generator.uniform(size=items)
+                a, b = ((level + generator.normal(size=items)).tolist() for _ in range(2))
+            difference = stats.paired_difference(a, b)
+            assert difference.test == test
+            values.append(difference.p)
+        for level in (0.05, 0.1, 0.25, 0.5, 0.75):
+            below, spread = fmean(p <= level for p in values), (level * (1 - level) / trials) ** 0.5
+            assert below <= level + 3 * spread
+            assert below >= level - 3 * spread - (0.15 if test == "McNemar" else 0.0)
+
 
 class TestSeveral:
     def test_holm_adjusts_stepwise_and_keeps_the_order(self) -> None:
