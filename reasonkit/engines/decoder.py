@@ -80,6 +80,10 @@ class Decoder:
         self._length, self._start, self._limit, self._seed, self._top_k = self._integers.unbind(1)
         self._temperature, self._top_p, self._min_p = self._floats.unbind(1)
 
+    @property
+    def idle(self) -> bool:
+        return not self._live and not self._waiting
+
     @torch.inference_mode()
     def advance(
         self, arrivals: Sequence[Request], dropped: Iterable[Request]

@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -102,6 +104,8 @@ class TransformersEngine:
         self._dropped: list[Request] = []
         self._absent: list[_Absence] = []
         self._steps = 0
+        self._news = False
+        """Whether the worker is to come back after the step that it is at."""
         self._patient = True
         self._closed = False
 
@@ -140,12 +144,14 @@ class TransformersEngine:
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._pending[request] = future
         self._arrivals.append(request)
+        self._news = True
         self._serve_on()
         try:
             return await future
         finally:
             if self._pending.pop(request, None) is not None:
                 self._dropped.append(request)
+                self._news = True
 
     @contextlib.asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
@@ -156,6 +162,7 @@ class TransformersEngine:
             return
         absence = _Absence(self._steps + AWAY_STEPS)
         self._absent.append(absence)
+        self._news = True
         self._serve_on()
         try:
             yield
@@ -169,10 +176,12 @@ class TransformersEngine:
     async def load_weights(self, weights: WeightSource, version: int) -> None:
         """Replaces the weights between two steps; every later token of requests in flight matches the new ones."""
         self._check_open()
+        self._news = True
         await asyncio.get_running_loop().run_in_executor(self._worker, self._decoder.load, weights, version)
 
     async def abort(self) -> None:
         """Ends all requests in flight at the next step, each with the tokens that it has so far."""
+        self._news = True
         await self._turn(self._decoder.abort)
 
     async def close(self) -> None:
@@ -197,15 +206,31 @@ class TransformersEngine:
             self._serving.add_done_callback(self._after_serving)
 
     async def _serve(self) -> None:
-        await _settle()
-        while self._pending or self._absent:
-            if not self._pending:  # nothing to decode until the first of them is back
-                self._steps = max(self._steps, min(absence.due for absence in self._absent))
-            await self._call_back()
-            if self._pending:
-                await self._turn(self._decoder.advance)
-                self._steps += 1
+        try:
             await _settle()
+            while self._pending or self._absent:
+                if not self._pending:  # nothing to decode until the first of them is back
+                    self._steps = max(self._steps, min(absence.due for absence in self._absent))
+                await self._call_back()
+                if self._pending:
+                    self._news = False
+                    until = min((absence.due for absence in self._absent), default=math.inf)
+                    await self._turn(partial(self._advance, until))
+                await _settle()
+        finally:
+            self._news = True
+
+    def _advance(
+        self, until: float, arrivals: Sequence[Request], dropped: Iterable[Request]
+    ) -> list[tuple[Request, Completion]]:
+        """Steps, in the worker's thread, up to the first that matters to anyone: on a busy machine each change of
+        threads is a wait for a core."""
+        while True:
+            finished = self._decoder.advance(arrivals, dropped)
+            self._steps += 1
+            if finished or self._news or self._steps >= until or self._decoder.idle:
+                return finished
+            arrivals, dropped = (), ()
 
     async def _call_back(self) -> None:
         """Those who are due go on, in the order in which they left; the next step waits for them."""
