@@ -21,7 +21,7 @@ from reasonkit.engines.http_client import HttpSettings
 from reasonkit.engines.http_ledger import CostExceeded, Ledger, Price
 from reasonkit.envs import ENVS, Env
 from reasonkit.evaluate.folder import EvaluationDir
-from reasonkit.evaluate.results import TaskResult, results_json
+from reasonkit.evaluate.results import TaskResult, read_results, results_json
 from reasonkit.evaluate.samples import GAME, Sample, SampleFile, Samples
 from reasonkit.evaluate.work import Pair, TaskPlan
 from reasonkit.models import FoundModel, OpenModel, open_model
@@ -88,12 +88,14 @@ async def evaluate(
     opener: Opener = open_model,
     at_once: int = 1,
 ) -> Evaluated:
-    """Sample and judge what `folder` lacks, and write the results. It must be claimed already.
+    """Sample and judge what `folder` lacks, and write the results beside those of other tasks and models that it
+    has. It must be claimed already.
 
     So many models `at_once`; they begin in their order.
     """
     ledger = Ledger(options.max_cost)
     room = asyncio.Semaphore(at_once)
+    before = read_results(folder.path) if folder.results.exists() else []
     results: dict[str, list[TaskResult]] = {found.label: [] for found in models}
     async with Grader(mode=options.grader) as grader:
         for plan in plans:
@@ -114,10 +116,11 @@ async def evaluate(
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            found_results = [result for found in models for result in results[found.label]]
-            write_json(folder.results, results_json(found_results))
+            done = [result for found in models for result in results[found.label]]
+            both = {(result.model, result.task): result for result in [*before, *done]}
+            write_json(folder.results, results_json(list(both.values())))
     return Evaluated(
-        found_results,
+        done,
         [f"{found.label}: {why}" for found, why in zip(models, given_up, strict=True) if why],
     )
 

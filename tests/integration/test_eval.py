@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from tests.eval_models import LOCAL_TASKS, serve_model, write_tasks
 from tests.micro import reasonkit
 from tests.synthetic_evaluation import write_evaluation
 from tests.tiny_models import save_tiny_model
+from tests.warm_start import warm_python
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,22 @@ class TestResults:
         run("arithmetic_chain:2", limit=5)
         assert sampled(pair) == 36
         assert [(each.n, each.k) for each in read_results(here / "out")] == [(5, 2)]
+
+    def test_results_and_report_hold_all_that_the_folder_was_asked(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run("sums.yaml", limit=3)
+        run("arithmetic_chain", limit=2)
+        capsys.readouterr()
+        run("sums.yaml", ("a", "b"), limit=4)
+        assert [(row["model"], row["task"]) for row in json.loads(capsys.readouterr().out)["results"]] == [
+            ("a", "sums"), ("b", "sums"),
+        ]  # fmt: skip
+        held = [(each.model, each.task, each.n) for each in read_results(here / "out")]
+        assert held == [("a", "sums", 4), ("a", "arithmetic_chain", 2), ("b", "sums", 4)]
+        assert "arithmetic_chain" in (here / "out" / "report.html").read_text()
+        compare(["out"], json_=True)
+        assert [task["task"] for task in json.loads(capsys.readouterr().out)["tasks"]] == ["sums"]
 
     def test_only_the_items_named(self, here: Path) -> None:
         run("arithmetic_chain", limit=5)
@@ -356,9 +372,10 @@ class TestKilled:
     COMMAND = (TASK, "-m", "a", "--out", "out", "--concurrency", "2", "--max-tokens", str(TOKENS), "--json")
 
     def begin(self, here: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "reasonkit", "eval", *arguments],
-            cwd=here, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [*warm_python(environment), "-m", "reasonkit", "eval", *arguments],
+            cwd=here, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def wait_for(self, file: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
