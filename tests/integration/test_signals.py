@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,29 +12,26 @@ import pytest
 
 from reasonkit.rundir import RunDir, read_metrics
 from tests.micro import reasonkit, write_micro
+from tests.warm_start import warm_python
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*warm_python(environment), "-m", "reasonkit", *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path, signum: signal.Signals, code: int) -> None:
     write_micro(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "reasonkit",
-        "train",
-        "micro.yaml",
-        "--out",
-        "run",
-        "--set",
-        "train.steps=2000",
-    ]
-    running = subprocess.Popen(
-        [*command, "--set", "checkpoint.every=0", "--set", "validation.every=0"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    changes = ("train.steps=2000", "checkpoint.every=0", "validation.every=0")
+    settings = [word for change in changes for word in ("--set", change)]
+    running = started(tmp_path, "train", "micro.yaml", "--out", "run", *settings)
     run = RunDir(tmp_path / "run")
     deadline = time.monotonic() + 120
     while not (run.metrics.exists() and len(list(read_metrics(run.metrics))) >= 3):
@@ -55,13 +51,7 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path, signum: signal.Si
 
 def test_a_signal_before_the_first_checkpoint_says_that_it_starts_again(tmp_path: Path) -> None:
     write_micro(tmp_path)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "reasonkit", "train", "--preset", "tiny", "--out", "run"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = started(tmp_path, "train", "--preset", "tiny", "--out", "run")
     assert running.stderr is not None
     while "warming up" not in (line := running.stderr.readline()):
         assert line, "the run ended before its warm-up"
