@@ -90,9 +90,14 @@ def rloo(groups: Sequence[Group]) -> Advantages:
     return _each_group(groups, scaled)
 
 
-def reinforce_pp(groups: Sequence[Group], *, gamma: float = 1.0) -> Advantages:
-    """The return of every token (its own reward and the discounted ones after it), whitened over the batch."""
-    return _whiten(groups, _each_rollout(groups, lambda rollout: _returns(rollout, gamma)))
+def reinforce_pp(groups: Sequence[Group], *, gamma: float = 1.0, per_turn: bool = False) -> Advantages:
+    """The return of every token (its own reward and the discounted ones after it), whitened over the batch.
+
+    With `per_turn` what an environment gave for a turn is the reward of that turn's last token, so that no turn is
+    credited with what earlier ones earned; without, all of it is the reward of the episode's last token.
+    """
+    weight = _weight_of_turns(groups) if per_turn else 0.0
+    return _whiten(groups, _each_rollout(groups, lambda rollout: _returns(rollout, gamma, weight)))
 
 
 def reinforce_pp_baseline(groups: Sequence[Group]) -> Advantages:
@@ -105,22 +110,25 @@ def ppo(
     *,
     gamma: float = 1.0,
     lam: float = 1.0,
+    per_turn: bool = False,
     critic: Mapping[str, Any] | None = None,
 ) -> Advantages:
     """Generalised advantage estimation against a critic, whitened over the batch.
 
-    Consecutive trained tokens follow each other, whatever an environment said between them. `critic` holds the
+    Consecutive trained tokens follow each other, whatever an environment said between them; `per_turn` rewards each
+    turn at its last token, as in reinforce_pp. `critic` holds the
     learner's settings of it (train/critic.py): `{lr: 1.0e-5, clip: 0.2}`.
     """
     del critic
-    return _whiten(groups, _each_rollout(groups, lambda rollout: _estimate(rollout, gamma, lam)))
+    weight = _weight_of_turns(groups) if per_turn else 0.0
+    return _whiten(groups, _each_rollout(groups, lambda rollout: _estimate(rollout, gamma, lam, weight)))
 
 
-def _estimate(rollout: Rollout, gamma: float, lam: float) -> Credit:
+def _estimate(rollout: Rollout, gamma: float, lam: float, weight: float) -> Credit:
     values = rollout.signals.values
     advantages: list[float] = []
     following, ahead = 0.0, 0.0
-    for reward, value in zip(reversed(_token_rewards(rollout)), reversed(values), strict=True):
+    for reward, value in zip(reversed(_token_rewards(rollout, weight)), reversed(values), strict=True):
         following = reward + gamma * ahead - value + gamma * lam * following
         ahead = value
         advantages.append(following)
@@ -128,23 +136,34 @@ def _estimate(rollout: Rollout, gamma: float, lam: float) -> Credit:
     return Credit(advantages, [each + value for each, value in zip(advantages, values, strict=True)])
 
 
-def _returns(rollout: Rollout, gamma: float) -> float | Credit:
+def _returns(rollout: Rollout, gamma: float, weight: float) -> float | Credit:
     """One number where all tokens have the same return."""
-    if gamma == 1.0 and not rollout.signals.penalties:
+    if gamma == 1.0 and not rollout.signals.penalties and not weight:
         return rollout.reward
     returns = itertools.accumulate(
-        reversed(_token_rewards(rollout)), lambda ahead, reward: reward + gamma * ahead
+        reversed(_token_rewards(rollout, weight)), lambda ahead, reward: reward + gamma * ahead
     )
     return Credit([*returns][::-1])
 
 
-def _token_rewards(rollout: Rollout) -> list[float]:
-    """The penalty of each trained token, and the rollout's reward at the last."""
+def _weight_of_turns(groups: Sequence[Group]) -> float:
+    """What the recipe weighs the environment's rewards with: parts hold weighted sums, turns what was given."""
+    rollouts = (rollout for group in groups for rollout in group.rollouts if rollout.ok)
+    return next((each.parts["env"] / each.env_reward for each in rollouts if each.env_reward), 0.0)
+
+
+def _token_rewards(rollout: Rollout, weight: float) -> list[float]:
+    """The penalty of each trained token, at the last of each turn `weight` times what the environment gave for it,
+    and the rest of the rollout's reward at the last of all."""
     signals = rollout.signals
     tokens = len(signals.penalties) or len(signals.values) or rollout.sampled_tokens
     rewards = [-penalty for penalty in signals.penalties] or [0.0] * tokens
     if rewards:
         rewards[-1] += rollout.reward
+    for turn in rollout.turns if weight else ():
+        before = sum(sum(segment.mask) for segment in rollout.segments[: turn.segment])
+        rewards[before + sum(rollout.segments[turn.segment].mask[: turn.end]) - 1] += weight * turn.reward
+        rewards[-1] -= weight * turn.reward
     return rewards
 
 

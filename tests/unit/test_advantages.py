@@ -21,7 +21,7 @@ from reasonkit.advantages import (
     reinforce_pp_baseline,
     rloo,
 )
-from reasonkit.records import Failure, Group, Record, Rollout, Segment, Signals, Verdict
+from reasonkit.records import Failure, Group, Record, Rollout, Segment, Signals, Turn, Verdict
 from reasonkit.registry import resolve
 
 RECORD = Record("r1", "test", ({"role": "user", "content": "?"},), "42")
@@ -76,6 +76,53 @@ def test_leave_one_out_grpo_divides_only_where_the_others_differ() -> None:
 def test_reinforce_pp_whitens_over_tokens_so_that_longer_replies_weigh_more() -> None:
     rows = reinforce_pp([group(1, tokens=[2]), group(0, tokens=[4])])
     assert rows == [pytest.approx([1.290994], abs=1e-6), pytest.approx([-0.645497], abs=1e-6)]
+
+
+def two_turns(*given: float, weight: float = 1.0, verified: float = 2.0) -> Rollout:
+    """Two sampled tokens, two of the environment's, three sampled ones; and what each turn earned."""
+    segment = Segment(tuple(range(8)), (0, 1, 1, 0, 0, 1, 1, 1), (0.0,) * 8)
+    first, second = given
+    return replace(
+        rollout(weight * (first + second) + verified),
+        segments=(segment,),
+        turns=(Turn("", "stop", first, (), 0, 3), Turn("", "stop", second, (), 0, 8)),
+        parts={"env": weight * (first + second), "correctness": verified},
+    )
+
+
+def test_each_turn_may_be_rewarded_at_its_end() -> None:
+    """Returns 2.5 (its own 1, then -0.5 and 2) twice and 1.5 three times: mean 1.9, variance 0.3."""
+    [[credit]] = reinforce_pp([Group(RECORD, (two_turns(1.0, -0.5),))], per_turn=True)
+    assert isinstance(credit, Credit)
+    assert credit.tokens == pytest.approx([*[1.095445] * 2, *[-0.730297] * 3], abs=1e-6)
+    assert reinforce_pp([Group(RECORD, (two_turns(1.0, -0.5),))]) == [[0.0]]
+
+
+def test_turns_weigh_what_the_recipe_says_and_a_sum_of_zero_hides_none() -> None:
+    """Weight 0.5 is read off the first rollout; the second's turns earn 1 - 1 = 0, so that only turns differ."""
+    both = (two_turns(2.0, 2.0, weight=0.5), two_turns(1.0, -1.0, weight=0.5))
+    signals = Signals(values=(0.0,) * 5)
+    [[first, second]] = ppo(
+        [Group(RECORD, tuple(replace(each, signals=signals) for each in both))], per_turn=True
+    )
+    assert isinstance(first, Credit)
+    assert isinstance(second, Credit)
+    assert first.returns == pytest.approx([4.0, 4.0, 3.0, 3.0, 3.0])
+    assert second.returns == pytest.approx([2.0, 2.0, 1.5, 1.5, 1.5])
+
+
+def test_turns_of_several_segments_are_found() -> None:
+    whole = two_turns(1.0, -0.5)
+    segment = whole.segments[0]
+    parts = tuple(
+        Segment(segment.ids[cut], segment.mask[cut], segment.logprobs[cut])
+        for cut in (slice(0, 3), slice(3, 8))
+    )
+    turns = (whole.turns[0], replace(whole.turns[1], segment=1, end=5))
+    [[one, other]] = reinforce_pp(
+        [Group(RECORD, (whole, replace(whole, segments=parts, turns=turns)))], per_turn=True
+    )
+    assert one == other
 
 
 def test_reinforce_pp_with_baseline_centres_groups_first() -> None:
