@@ -53,7 +53,7 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Tests that are left out of the default run: full audits, soaks, long attacks."""
     install(session, "tests", beside=["schemathesis>=4.32,<5"])
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.run("pytest", "-m", "slow and not vllm", *session.posargs)
 
 
 @nox.session
@@ -72,7 +72,8 @@ def vllm(session: nox.Session) -> None:
     # vLLM leaves a socket's context open where it starts and where it ends.
     unclosed = "ignore::pytest.PytestUnraisableExceptionWarning"
     one_thread = {"OMP_NUM_THREADS": "1"}  # each of several engines
-    session.run("pytest", "-m", "vllm", "-W", unclosed, "tests/vllm", *session.posargs, env=one_thread)
+    quick = ("-m", "vllm and not slow")  # `nox -s vllm -- -m vllm` runs all: a later -m wins
+    session.run("pytest", *quick, "-W", unclosed, "tests/vllm", *session.posargs, env=one_thread)
 
 
 @nox.session

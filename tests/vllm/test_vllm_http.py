@@ -69,7 +69,11 @@ def vllm_serve(folder: Path, *more: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
-            server.wait(60)
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,7 @@ def test_a_server_of_processed_log_probabilities(folder: Path) -> None:
     assert 0 < tokens <= 8
 
 
+@pytest.mark.slow
 def test_a_server_of_raw_log_probabilities_is_found_out(folder: Path) -> None:
     with vllm_serve(folder) as url:
         over_http(url, Sampling(max_tokens=5, seed=1))

@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reasonkit.engines.vllm_start import _shared_memory_of
 from tests.judge_server import JudgeServer, launch
 from tests.tiny_models import tiny_tokenizer
 
@@ -65,6 +66,7 @@ def vllm_of(server: JudgeServer) -> psutil.Process:
     return next(child for child in children if any("api_server" in part for part in child.cmdline()))
 
 
+@pytest.mark.slow
 def test_the_judge_is_served_by_vllm_and_outlives_its_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +84,10 @@ def test_the_judge_is_served_by_vllm_and_outlives_its_death(
         assert not any("key" in part.lower() for part in first.cmdline())
         address = f"http://127.0.0.1:{health['judge']['port']}/v1/models"
         assert httpx.get(address).status_code == 401, "nobody else may ask it"
+        left_behind = _shared_memory_of([first, *first.children(recursive=True)])
         os.killpg(first.pid, signal.SIGKILL)
+        for name in left_behind:  # nobody is left to remove what the whole group shared
+            Path("/dev/shm", name).unlink(missing_ok=True)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if ask(server, f"thing {time.monotonic()}").status_code == 200:

@@ -95,7 +95,10 @@ def test_abort_returns_what_was_sampled_and_the_request_can_be_made_again(
         await engines.qwen.abort()
         return first, await long
 
-    first, partial = run(abort_midway())
+    for _ in range(5):  # this process may be kept from its core for longer than the reply takes
+        first, partial = run(abort_midway())
+        if partial.finish_reason == "abort":
+            break
     assert first.finish_reason == "length"
     assert partial.finish_reason == "abort"
     assert 0 < len(partial.token_ids) < 500

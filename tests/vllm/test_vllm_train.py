@@ -27,6 +27,18 @@ SETTINGS = (
     "model.init.head_dim=64",
     "checkpoint.every=1",
 )
+HELD_UP = '''\
+"""Holds the run up after its first step, until it has been killed."""
+
+import time
+from pathlib import Path
+
+
+def digits(record, rollout, verdict):
+    while Path("run/checkpoints/step_1").exists() and not Path("killed").exists():
+        time.sleep(0.01)
+    return sum(character.isdigit() for character in rollout.text) / 12
+'''
 PATIENCE = 600.0
 """Seconds: an engine takes up to minutes to start on a busy machine."""
 
@@ -41,6 +53,7 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 
 def test_a_run_with_vllm_survives_kill_9_and_leaves_no_process(tmp_path: Path) -> None:
     write_micro(tmp_path)
+    (tmp_path / "micro_reward.py").write_text(HELD_UP)
     words = [word for each in SETTINGS for word in ("--set", each)]
     training = subprocess.Popen(
         [sys.executable, "-m", "reasonkit", "train", "micro.yaml", "--out", "run", *words],
@@ -58,6 +71,7 @@ def test_a_run_with_vllm_survives_kill_9_and_leaves_no_process(tmp_path: Path) -
     assert len(engine) == 2
     training.kill()
     training.wait()
+    (tmp_path / "killed").touch()
     _, alive = psutil.wait_procs(engine, timeout=60)
     assert alive == []
 

@@ -32,6 +32,8 @@ pytestmark = [
 
 PROMPTS = [[7 + place, 20, 30] * (1 + place % 4) for place in range(24)]
 LONG = CONTEXT - 20
+TRIES = 5
+"""Of what takes a reply in the middle: this process may be kept from its core for longer than a reply takes."""
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def test_tokens_after_a_swap_match_the_new_weights_and_spans_say_where(
     old, new = load_model(engines.folders.qwen), load_model(engines.folders.other_qwen)
 
     async def swap_after_the_shortest() -> list[Completion]:
+        await engines.qwen.load_weights(ModelWeights(old), version=0)
         requests = [
             asyncio.create_task(engines.qwen.generate(prompt, Sampling(max_tokens=LONG, seed=place)))
             for place, prompt in enumerate(PROMPTS)
@@ -56,9 +59,12 @@ def test_tokens_after_a_swap_match_the_new_weights_and_spans_say_where(
         await engines.qwen.load_weights(ModelWeights(new), version=7)
         return list(await asyncio.gather(*requests))
 
-    replies = run(swap_after_the_shortest())
-    swapped = [reply for reply in replies if len(reply.versions) == 2]
-    assert swapped, "every reply had ended before the swap"
+    for _ in range(TRIES):
+        replies = run(swap_after_the_shortest())
+        if any(len(reply.versions) == 2 for reply in replies):
+            break
+    else:
+        pytest.fail("every reply had ended before the swap, each time")
     for prompt, reply in zip(PROMPTS, replies, strict=True):
         assert [span.version for span in reply.versions] in ([0], [0, 7])
         assert reply.versions[0].start == 0
@@ -142,8 +148,6 @@ def twins(folders: Folders, run: Run[Any]) -> Iterator[Twins]:
             folders.qwen,
             dtype="float32",
             context=CONTEXT,
-            deadline=15.0,
-            update_deadline=5.0,
             name="the single",
         )
     engines = Twins(pair.result(), single.result())
@@ -232,6 +236,7 @@ def test_a_worker_killed_within_an_update_is_an_error_and_nothing_hangs(
 def test_a_worker_that_hangs_is_an_error_at_the_deadline_and_does_not_outlive_close(
     twins: Twins, folders: Folders, run: Run[Any]
 ) -> None:
+    twins.single._deadline, twins.single._update_deadline = 4.0, 2.0
     processes, segments = list(twins.single._running.processes), twins.single._running.segments
     processes[-1].send_signal(signal.SIGSTOP)
 
