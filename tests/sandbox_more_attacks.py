@@ -247,14 +247,18 @@ def attack(scene):
 MEMORY_IN_CHILDREN = """
 import mmap, os, time
 def attack(scene):
+    full, tell = os.pipe()
     for _ in range(8):
         if os.fork() == 0:
             hoard = mmap.mmap(-1, 200 << 20)  # shared, so no limit of one process counts it
             for page in range(0, 200 << 20, 4096):
                 hoard[page] = 1
+            os.write(tell, b".")
             time.sleep(60)
             os._exit(0)
-    time.sleep(2)
+    for _ in range(8):
+        os.read(full, 1)
+    time.sleep(0.5)
     return "hoarded"
 """
 

@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ from reasonkit.sandbox.worker import (
 
 _MESSAGE = 1 << 16
 _SETUP_FAILED = 97
+_STANDS = b"R"  # the walls stand; then the CPU seconds that it took
 _PRELOADED = (
     "abc", "array", "ast", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "numbers", "operator",
@@ -115,15 +117,19 @@ class Worker:
         os.close(told)
         for descriptor in descriptors:
             os.close(descriptor)
-        ending = watch.supervise(pid, job, self.control, self.box, private_pids=self.private_pids)
-        complaint = os.read(ready, 4096)
+        told_so_far = watch.await_preparation(pid, ready)
+        stands = told_so_far.startswith(_STANDS)
+        own_cpu = float(told_so_far.removeprefix(_STANDS).partition(b"\n")[0]) if stands else 0.0
+        ending = watch.supervise(pid, job, self.control, self.box, own_cpu, private_pids=self.private_pids)
+        complaint = told_so_far.partition(b"\n")[2] if stands else told_so_far
+        complaint += os.read(ready, 4096)
         os.close(ready)
         collected = self.box.collect(job["collect"], job["collect_bytes"])
         report = {
             "id": job["id"],
             **dataclasses.asdict(ending),
-            "ready": complaint.startswith(b"R"),
-            "complaint": complaint.removeprefix(b"R").decode("utf-8", "replace"),
+            "ready": stands,
+            "complaint": complaint.decode("utf-8", "replace"),
             "collected": [name for name, _ in collected],
         }
         socket.send_fds(
@@ -163,9 +169,9 @@ class Worker:
         if job["kind"] == "exec":
             for ignored in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
                 signal.signal(ignored, signal.SIG_DFL)
-            os.write(told, b"R")
+            os.write(told, b"%s%f\n" % (_STANDS, time.process_time()))
             os.execve(header["argv"][0], header["argv"], header["env"])
-        os.write(told, b"R")
+        os.write(told, b"%s%f\n" % (_STANDS, time.process_time()))
         os.close(told)
         os.environ.update(header["env"])
         if job["kind"] == "call":

@@ -2,7 +2,8 @@
 
 CPU time is read from the kernel's clock of the job's processes and decides. The wall limit counts only the
 time that the job did not spend waiting for a core, so that a busy machine does not turn a slow answer into a
-wrong one; ten times the limit is final all the same.
+wrong one; ten times the limit is final all the same. Both begin when the process says that its walls stand: what
+comes before is ours.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _TICK = 0.02
 _DISK_TICK = 0.1
 _WALL_BACKSTOP = 10
 _CORES = os.cpu_count() or 1
+_PREPARATION_SECONDS = 30.0
 
 
 @dataclass
@@ -37,20 +39,33 @@ class HungUp(Exception):
     """Nobody is left to work for."""
 
 
+def await_preparation(pid: int, told: int) -> bytes:
+    """What the process says when its walls stand, or why they do not. Nothing where it takes for ever."""
+    handle = os.pidfd_open(pid)
+    try:
+        readable, _, _ = select.select([told, handle], [], [], _PREPARATION_SECONDS)
+    finally:
+        os.close(handle)
+    return os.read(told, 4096) if readable else b""
+
+
 def supervise(
-    pid: int, job: dict[str, Any], control: socket.socket, box: Box, *, private_pids: bool
+    pid: int, job: dict[str, Any], control: socket.socket, box: Box, own_cpu: float, *, private_pids: bool
 ) -> Ending:
+    """`own_cpu` are the seconds that the process took for its preparation."""
     started = time.monotonic()
     try:
-        stopped = _wait(pid, job, control, box, started)
+        stopped = _wait(pid, job, control, box, started, own_cpu)
     except HungUp:
         _end_all(pid, private_pids=private_pids)
         raise
     code, cpu = _end_all(pid, private_pids=private_pids)
-    return Ending(code, cpu, time.monotonic() - started, stopped)
+    return Ending(code, max(cpu - own_cpu, 0.0), time.monotonic() - started, stopped)
 
 
-def _wait(pid: int, job: dict[str, Any], control: socket.socket, box: Box, started: float) -> str | None:
+def _wait(
+    pid: int, job: dict[str, Any], control: socket.socket, box: Box, started: float, own_cpu: float
+) -> str | None:
     handle = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(handle, select.POLLIN)
@@ -62,7 +77,7 @@ def _wait(pid: int, job: dict[str, Any], control: socket.socket, box: Box, start
     try:
         while True:
             elapsed = time.monotonic() - started
-            used = _family_cpu() if family else _cpu_of(pid)
+            used = (_family_cpu() if family else _cpu_of(pid)) - own_cpu
             reason = _exceeded(pid, job, used, elapsed, family=family)
             if reason is None and not box.mounted and started + elapsed > disk_due:
                 reason = "disk" if box.overfull(job["box_mb"], _family()) else None
