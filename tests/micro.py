@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.warm_start import warm_python
 
@@ -41,13 +45,32 @@ def write_micro(folder: Path) -> None:
     (folder / "micro_reward.py").write_text(REWARD)
 
 
+def finished_run(factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed, to be read only. Who asks first makes it, for all of pytest's workers."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            making = factory.mktemp("making")
+            write_micro(making)
+            done = reasonkit(making, "train", "micro.yaml", "--out", "run", warm=False)
+            assert done.returncode == 0, done.stderr
+            making.rename(folder)
+    return folder / "run"
+
+
 def reasonkit(
-    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "reasonkit"), timeout: float = 200
+    folder: Path,
+    *arguments: str,
+    program: tuple[str, ...] = ("-m", "reasonkit"),
+    timeout: float = 200,
+    warm: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """The real command in `folder`, in a process that starts warm."""
+    """The real command in `folder`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*warm_python(environment), *program, *arguments],
+        [*(warm_python(environment) if warm else [sys.executable]), *program, *arguments],
         cwd=folder,
         env=environment,
         check=False,

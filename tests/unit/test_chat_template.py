@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 
 from reasonkit.data.chat_template import INSTRUCTION, open_with_thought
 from reasonkit.errors import ReasonkitError, UsageError
+from tests.micro import reasonkit
 
 QWEN = (
     "{%- if messages[0]['role'] == 'system' %}"
@@ -201,11 +200,11 @@ def test_folders_that_cannot_be_are_errors(tmp_path: Path) -> None:
 
 def test_the_command_shows_the_difference_and_a_prompt(tmp_path: Path) -> None:
     source = model_folder(tmp_path / "in", QWEN)
-    line = [sys.executable, "-m", "reasonkit", "chat-template", str(source), str(tmp_path / "out")]
-    refused = subprocess.run(line, capture_output=True, text=True, check=False)
+    line = ("chat-template", str(source), str(tmp_path / "out"))
+    refused = reasonkit(tmp_path, *line)
     assert refused.returncode == 2
     assert refused.stderr.endswith("--think\n")
-    done = subprocess.run([*line, "--think"], capture_output=True, text=True, check=False)
+    done = reasonkit(tmp_path, *line, "--think")
     assert done.returncode == 0, done.stderr
     assert "chat template after" in done.stdout
     assert "end of turn: <|endoftext|> -> <|im_end|>" in done.stdout

@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 import json
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from reasonkit.train.learner import LocalLearner
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import assemble, mini_batches
 from tests.learners import local_learner
+from tests.micro import reasonkit
 from tests.rollout_batches import random_groups
 from tests.tiny_models import save_tiny_model
 
@@ -76,8 +75,8 @@ def continue_elsewhere(model: Path, checkpoint: Path) -> str:
         "asyncio.run(load_checkpoint(Path(sys.argv[2]), learner));"
         "train(learner, 3, 4); print(digest(learner))"
     )
-    command = [sys.executable, "-c", program, str(model), str(checkpoint)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
+    done = reasonkit(ROOT, str(model), str(checkpoint), program=("-c", program))
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
