@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeGuard
@@ -225,7 +225,8 @@ def describe(target: str) -> tuple[str, list[Option]]:
     """Docstring and options of `module:attribute`, read from the file; the module is not imported.
 
     A function is described by its own docstring and has its keyword-only arguments as options. A class is the
-    subject of its file: the module's docstring comes first, and the options are its constructor's.
+    subject of its file: the module's docstring comes first, and the options are its constructor's, or those of
+    `from_path` where that opens it, as with engines.
     """
     tree, attribute = _module_of(target)
     doc = ast.get_docstring(tree) or ""
@@ -233,8 +234,16 @@ def describe(target: str) -> tuple[str, list[Option]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == attribute:
             return ast.get_docstring(node) or doc, _keyword_options(node.args)
         if isinstance(node, ast.ClassDef) and node.name == attribute:
-            about = "\n\n".join(filter(None, (doc, ast.get_docstring(node))))
-            return about, _constructor_options(node)
+            opened = next((inner for inner in node.body if _is_function(inner, "from_path")), None)
+            how = ast.get_docstring(opened) if opened is not None else None
+            about = "\n\n".join(filter(None, (doc, ast.get_docstring(node), how)))
+            if opened is None:
+                return about, _constructor_options(node)
+            named = _constants(tree)
+            return about, [
+                replace(option, default=named.get(option.default, option.default))
+                for option in _keyword_options(opened.args)
+            ]
     return doc, []
 
 
@@ -271,9 +280,22 @@ def _keyword_options(arguments: ast.arguments) -> list[Option]:
     ]
 
 
+def _is_function(node: ast.stmt, name: str) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name == name
+
+
+def _constants(tree: ast.Module) -> dict[str, str]:
+    """What the module's own names stand for, where that is written out."""
+    return {
+        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+
+
 def _constructor_options(node: ast.ClassDef) -> list[Option]:
     for inner in node.body:
-        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+        if _is_function(inner, "__init__"):
             positional = inner.args.args[1:]
             missing = len(positional) - len(inner.args.defaults)
             defaults = [*[None] * missing, *inner.args.defaults]

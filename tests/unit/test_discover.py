@@ -140,6 +140,19 @@ class TestShowPart:
         assert part["kind"] == "rewards"
         assert [option["name"] for option in part["options"]] == ["target", "limit"]
 
+    def test_an_engine_is_shown_with_the_options_that_open_it(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        show("vllm")
+        shown = capsys.readouterr().out
+        options = dict(
+            line.split(maxsplit=1) for line in shown.partition("option ")[2].splitlines()[1:] if line
+        )
+        assert options["tensor_parallel"].split() == ["1", "int"]
+        assert options["sequences"].split() == ["256", "int"], "constants are shown as what they stand for"
+        assert "running" not in options, "a recipe cannot give what the constructor takes"
+        assert "`lora_rank` is the highest rank" in shown
+
     def test_the_file_of_a_task_is_shown_as_a_task(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
