@@ -171,11 +171,13 @@ def _plans(
     from reasonkit.tasks import expand
 
     wanted = None if ids is None else [uid.strip() for uid in ids.split(",")]
+    there: dict[str, None] = {}
     given = {name: value for name, value in changes.items() if value is not None}
     plans: list[TaskPlan] = []
     for ref in expand(tasks):
         records = open_task(ref, limit=limit if wanted is None else None, seed=seed, offline=offline)
         if wanted is not None:
+            there |= dict.fromkeys(record.uid for record in records)
             records = [record for record in records if record.uid in wanted][:limit]
         if not records:
             continue
@@ -187,9 +189,11 @@ def _plans(
                 f"--k {pass_at}, or --pass-at {samples}",
             )
         plans.append(TaskPlan(ref.task, records, samples, sampling, seed, pass_at, pins(ref), ref.suite))
-    if not plans:
+    unknown = [uid for uid in wanted or () if uid not in there]
+    if unknown:
         raise UsageError(
-            f"none of the tasks has an item called {ids}", "reasonkit eval TASK --dry-run --json"
+            f"none of the tasks has an item called {', '.join(unknown)}",
+            f"--ids {next(iter(there))}, or another of {len(there):,}: samples.jsonl and results.json name them",
         )
     return plans
 

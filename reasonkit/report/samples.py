@@ -160,7 +160,7 @@ def _compress(groups: Sequence[Sequence[Row]], columns: Sequence[str]) -> Chunk:
         ],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Chunk([row for group in groups for row in group], gzip.compress(text.encode(), mtime=0))
+    return Chunk([row for group in groups for row in group], gzip.compress(text.encode(errors="backslashreplace"), mtime=0))
 
 
 def _plain(value: Any) -> Any:

@@ -133,6 +133,9 @@ class TestResults:
         uids = [item["uid"] for item in read_results(here / "out")[0].items]
         run("arithmetic_chain", ids=f"{uids[3]},{uids[1]}", out=Path("two"))
         assert [item["uid"] for item in read_results(here / "two")[0].items] == [uids[1], uids[3]]
+        with pytest.raises(UsageError, match="none of the tasks has an item called nobody, no one$") as unknown:
+            run("arithmetic_chain", ids=f"nobody,{uids[3]},no one", out=Path("three"))
+        assert uids[0] in unknown.value.hint
 
     def test_a_dry_run_writes_and_loads_nothing(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run("arithmetic_chain:4 knights", ("a", "openai:m@http://127.0.0.1:1/v1"), limit=10, dry_run=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
+from reasonkit.evaluate.samples import SampleFile
 from tests.integration.test_report_browser import browser, choose, opened, reply_shown, rows
 from tests.integration.test_report_browser import pytestmark as pytestmark
 from tests.synthetic_evaluation import write_evaluation
@@ -118,6 +120,45 @@ def test_nothing_is_fetched_and_no_error_is_logged(browser: webdriver.Chrome, ev
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [page.current_url]
+
+
+NASTY = (
+    "",
+    "é 日本語 🎉 \u202eright to left\u202c",
+    "</script><script>document.title = 'owned'</script><img src=x onerror=document.title='owned'>",
+    "a null \x00, a bell \x07, \x1b[31mred",
+    "half a pair \ud800, and lines \u2028 that \u2029 JavaScript once broke at",
+    "{{ template }} ${expression} `tick` &amp;",
+    "long " * 20_000,
+)
+
+SHOWN = "return document.querySelector('.detail .reply')?.textContent.toWellFormed() ?? null"
+"""A driver cannot carry half a pair."""
+
+
+def test_whatever_a_model_writes_is_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    from reasonkit.report import write_evaluation_report
+
+    folder = write_evaluation(tmp_path / "nasty", models={"m": 0.5}, tasks=1, items=len(NASTY), k=1)
+    pair = folder.pair("m", "task0")
+    with SampleFile(pair) as file:
+        keys = list(file.by_key)
+        wanted = dict(zip(keys, NASTY, strict=True))
+    lines = [json.loads(line) for line in (pair / "samples.jsonl").read_text().splitlines()]
+    lines = [line | {"text": wanted[line["key"]], "failure": None} for line in lines]
+    (pair / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_evaluation_report([folder.path], folder.report)
+    page = opened(browser, folder.report)
+    title, left = page.title, {text.replace("\ud800", "\ufffd") for text in NASTY}
+
+    def those_shown(each: webdriver.Chrome) -> set[str]:
+        return left & {each.execute_script(SHOWN)}
+
+    for number in range(len(NASTY)):
+        rows(page)[number].click()
+        left -= WebDriverWait(page, 10).until(those_shown)
+    assert left == set()
+    assert page.title == title
 
 
 @pytest.mark.slow
