@@ -3,6 +3,7 @@
     Cluster   joins the Ray at RAY_ADDRESS, or starts one of its own that ends with this process
     Actor     an object in a process somewhere, made and called by name; what it prints goes to the run's logs/
     Lost      a process that is dead, or silent for too long; whoever holds the actor decides what to do
+    HeadLost  Ray itself is gone, and with it all actors: the run ends, and is resumed once there is a Ray again
 
 An actor answers its pulse whatever it is busy with, so a long call is told from a stopped process without a limit
 on how long work may take. Nothing is restarted by Ray: who knows what was lost places the actor anew. What runs in
@@ -12,6 +13,7 @@ actors, and what is to happen when one is lost, is their owners' business (train
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -21,6 +23,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +42,11 @@ RESERVING = 120.0
 """Seconds in which a cluster that has the devices gives them to us."""
 SILENT = 60.0
 """Seconds without an answer to its pulse after which a process is taken for lost."""
+HEAD_SILENT = 20.0
+"""Seconds without a connection to Ray's own processes after which they are taken for lost. After a minute Ray would
+end this process, without a word to anybody."""
+ATTEMPTS = 5
+"""How often a Ray of our own is started: one that takes over half a minute gives up, on a busy machine."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -48,6 +56,10 @@ _QUIET = {
 
 class Lost(ReasonkitError):
     """A process that the run needs is dead or silent, and with it what it held."""
+
+
+class HeadLost(Lost):
+    """Ray is gone. This process cannot join another one: what it still holds of Ray waits for the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class Cluster:
         self._folder = None if os.environ.get(ADDRESS) else tempfile.mkdtemp(prefix="ray-")
         self._actors: list[Actor] = []
         self._group: Any = None
+        self._gone: HeadLost | None = None
         try:
             _start_ray(self._needs, self._folder)
             self._reserve()
@@ -84,6 +97,8 @@ class Cluster:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        if self._gone is not None:
+            raise self._gone
         needs = self._needs[index]
         options: dict[str, Any] = {
             "name": f"{name}-{os.getpid()}-{len(self._actors)}",
@@ -99,7 +114,7 @@ class Cluster:
         log = self._logs / f"{name}.log"
         environment = {
             variable: os.environ[variable]
-            for variable in ("OMP_NUM_THREADS", "PYTHONPATH")
+            for variable in ("OMP_NUM_THREADS", "PYTHONPATH", "REASONKIT_DEBUG")
             if variable in os.environ
         }
         handle = kind.options(**options).remote(str(log), str(Path.cwd()), list(sys.path), environment)
@@ -107,10 +122,43 @@ class Cluster:
         self._actors.append(actor)
         return actor
 
+    async def watch(self) -> None:
+        """Runs until Ray's own processes, on its head and on this machine, cannot be reached: a HeadLost."""
+        import ray
+
+        context = ray.get_runtime_context()
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call, unused-ignore]
+        here = next(node for node in nodes if node["NodeID"] == context.get_node_id())
+        head, _, port = context.gcs_address.rpartition(":")
+        ports = {
+            "Ray's head": (head, int(port)),
+            "Ray's daemon on this machine": (here["NodeManagerAddress"], here["NodeManagerPort"]),
+        }
+        heard = dict.fromkeys(ports, time.monotonic())
+        while True:
+            for name, (host, number) in ports.items():
+                if await _listens(host, number):
+                    heard[name] = time.monotonic()
+                elif time.monotonic() - heard[name] > HEAD_SILENT:
+                    raise self._lose(
+                        f"{name} ({host}:{number}) has not taken a connection for {HEAD_SILENT:g} s"
+                    )
+            await asyncio.sleep(HEAD_SILENT / 10)
+
+    def _lose(self, message: str) -> HeadLost:
+        self._gone = HeadLost(message, "start Ray again" if os.environ.get(ADDRESS) else "")
+        for actor in self._actors:
+            actor.lost = self._gone
+        # Ray would wait for its head, and then crash. The reaper that it has for this case ends its processes.
+        atexit.register(_leave)
+        return self._gone
+
     def close(self) -> None:
         """No process of ours is left: neither actors nor, where we started it, Ray."""
         import ray
 
+        if self._gone is not None:
+            return
         for actor in self._actors:
             actor.kill()
         if ray.is_initialized():
@@ -160,6 +208,8 @@ class Actor:
     def __init__(self, name: str, handle: Any, log: Path) -> None:
         self.name = name
         self.where: Where | None = None
+        self.lost: Lost | None = None
+        """Why nothing more can be heard of it."""
         self._handle = handle
         self._log = log
 
@@ -195,7 +245,7 @@ class Actor:
     def kill(self) -> None:
         import ray
 
-        if ray.is_initialized():
+        if ray.is_initialized() and self.lost is None:
             with contextlib.suppress(ValueError, ray.exceptions.RayError):
                 ray.kill(self._handle, no_restart=True)
 
@@ -206,6 +256,8 @@ class Actor:
     async def _answer(self, ref: Any, doing: str, deadline: float | None) -> Any:
         import ray
 
+        if self.lost is not None:
+            raise self.lost
         try:
             async with asyncio.timeout(deadline):
                 kind, content = await ref
@@ -257,6 +309,23 @@ def gpus() -> int:
             ray.shutdown()
 
 
+async def _listens(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(HEAD_SILENT / 4):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # a timeout is one too
+        return False
+    writer.close()
+    return True
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(1)
+
+
 def _resources() -> dict[str, float]:
     import ray
 
@@ -283,8 +352,18 @@ def _start_ray(needs: Sequence[Needs], folder: str | None) -> None:
                     f"ray status --address {address}   or unset {ADDRESS} to start one here",
                 ) from error
             return
-        cores = max(os.cpu_count() or 1, sum(each.cpus for each in needs))
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=folder, **quiet)
+        quiet |= {"num_cpus": max(os.cpu_count() or 1, sum(each.cpus for each in needs)), "_temp_dir": folder}
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                ray.init(address="local", include_dashboard=False, **quiet)
+                return
+            except Exception as error:  # Ray has no other name for it
+                LOGGER.warning("attempt %d to start Ray failed: %s", attempt, _first_line(error))
+                last = error
+        raise ReasonkitError(
+            f"Ray could not be started here in {ATTEMPTS} attempts: {_first_line(last)}",
+            "look at what keeps this machine busy, then try again",
+        ) from last
 
 
 @contextlib.contextmanager
@@ -302,7 +381,7 @@ def _own_signals() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """An error as it travels: ours as it is, any other in words."""
+    """An error as it travels: ours as it is, any other in words; what a disk refuses needs no trace."""
 
     known: ReasonkitError | None
     summary: str
@@ -312,12 +391,18 @@ class _Failed:
 def _as_raised(actor: Actor, doing: str, failed: _Failed) -> ReasonkitError:
     if failed.known is not None:
         return failed.known
+    if not failed.trace:
+        return ReasonkitError(
+            f"{actor} failed in {doing}: {failed.summary}",
+            "check free space (df -h) and permissions (ls -ld), then resume from the last checkpoint",
+        )
     return ReasonkitError(f"{actor} failed in {doing}: {failed.summary}\n{failed.trace}", "")
 
 
 def _failed(error: BaseException) -> tuple[str, _Failed]:
     known = error if isinstance(error, ReasonkitError) else None
-    return "failed", _Failed(known, f"{type(error).__name__}: {error}", traceback.format_exc())
+    trace = "" if isinstance(error, OSError) else traceback.format_exc()
+    return "failed", _Failed(known, f"{type(error).__name__}: {error}", trace)
 
 
 class _Host:

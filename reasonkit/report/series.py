@@ -118,6 +118,9 @@ PLANS = (
         },
     ),
     Plan(
+        "staleness", "Weight updates that samples lag behind", {"staleness": "mean", "staleness_max": "most"}
+    ),
+    Plan(
         "tokens", "Tokens", {"tokens_rollout": "sampled, a step", "tokens_trained": "trained on, an update"}
     ),
     Plan("clip", "Tokens whose ratio is clipped", {"clip_low": "below", "clip_high": "above"}, "percent"),

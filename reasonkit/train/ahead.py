@@ -23,6 +23,9 @@ from reasonkit.recipe import Recipe
 from reasonkit.records import Completion, Group, Record
 from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.train.judging import Judge
+from reasonkit.train.remote import RemoteWeights
+from reasonkit.train.served import Parcels
+from reasonkit.train.weights import Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Ahead:
     recipe: Recipe
     waited: float = 0.0
     """Seconds that the last batch was ready before it was taken."""
+    ready: int = 0
+    """Whole batches that lay in the buffer when the last one was asked for."""
     _drawn: dict[int, _Drawn] = field(default_factory=dict)
     """Of every batch that is not taken, under way or not."""
     _under_way: dict[int, asyncio.Task[Sampled]] = field(default_factory=dict)
@@ -72,6 +77,7 @@ class Ahead:
 
     async def take(self, step: int) -> Sampled:
         """The batch of `step`, which has begun; waits until it is whole."""
+        self.ready = sum(batch.done() for batch in self._under_way.values())
         sampled = await self._under_way[step]
         self.waited = time.monotonic() - sampled.ended
         del self._under_way[step], self._drawn[step]
@@ -154,13 +160,14 @@ def staleness(groups: Sequence[Group], step: int) -> dict[str, float]:
 
 
 class Metered:
-    """Implements Engine around another one: how long it had something to do."""
+    """Implements Engine around another one: how long it had something to do, and what its weights cost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._in_flight = 0
         self._busy = 0.0
         self._since = time.monotonic()
+        self._loaded = (0, 0.0)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         self._count(1)
@@ -170,7 +177,10 @@ class Metered:
             self._count(-1)
 
     async def load_weights(self, weights: WeightSource, version: int) -> None:
-        await self._engine.load_weights(weights, version)
+        started = time.monotonic()
+        sized = weights if isinstance(weights, Parcels | RemoteWeights) else Counted(weights)
+        await self._engine.load_weights(sized, version)
+        self._loaded = sized.bytes, time.monotonic() - started
 
     async def close(self) -> None:
         await self._engine.close()
@@ -179,6 +189,12 @@ class Metered:
         """Seconds so far."""
         self._count(0)
         return self._busy
+
+    def loaded(self) -> dict[str, float]:
+        """What the last weights that arrived cost: bytes to each engine, seconds until all had them."""
+        taken, spent = self._loaded
+        speed = taken / 1e9 / spent if spent else 0.0
+        return {"bytes_weights": float(taken), "seconds_weights": spent, "gb_per_second_weights": speed}
 
     def _count(self, change: int) -> None:
         now = time.monotonic()
@@ -190,7 +206,7 @@ class Metered:
 
 @dataclass(slots=True)
 class Clock:
-    """What both sides did since the last step's end."""
+    """What both sides did since the last step's end, and what weights between them cost."""
 
     engine: Metered
     _at: float = field(default_factory=time.monotonic)
@@ -205,4 +221,5 @@ class Clock:
             "seconds_step": wall,
             "seconds_engines_idle": max(idle, 0.0),
             "seconds_queued": waited,
+            **self.engine.loaded(),
         }

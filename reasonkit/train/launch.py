@@ -31,7 +31,7 @@ import torch
 
 from reasonkit import __version__, log
 from reasonkit.advantages import ADVANTAGES, Advantage
-from reasonkit.cluster import Lost
+from reasonkit.cluster import HeadLost, Lost
 from reasonkit.config import dump_recipe, load_recipe
 from reasonkit.data.length_filter import too_long
 from reasonkit.data.load import Data, identities, open_data, prepare
@@ -153,9 +153,9 @@ def _carry_out(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int
             try:
                 return asyncio.run(_walk(recipe, folder, observer))
             except Lost as lost:
-                if not restarts:
-                    hint = f"{lost.hint}; then reasonkit train --resume {folder.path} --max-restarts 3"
-                    raise Lost(lost.message, hint) from lost
+                if not restarts or isinstance(lost, HeadLost):
+                    resume = f"reasonkit train --resume {folder.path} --max-restarts {restarts or 3}"
+                    raise Lost(lost.message, f"{lost.hint}; then {resume}" if lost.hint else resume) from lost
                 restarts -= 1
                 LOGGER.warning(
                     "%s; starting again from the last checkpoint (%d more)", lost.message, restarts

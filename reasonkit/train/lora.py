@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from reasonkit.errors import ConfigError, nearest
+from reasonkit.errors import ConfigError, ReasonkitError, nearest
 from reasonkit.seeding import derive_seed
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -90,10 +90,30 @@ def without_adapters(model: PreTrainedModel) -> Iterator[None]:
 def only_adapters_train(model: PreTrainedModel) -> bool:
     """Whether every trained parameter lies in what `without_adapters` leaves out."""
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
-    left_out = {
-        name for name in model.state_dict() if ".lora_" in name or f".modules_to_save.{NAME}." in name
-    }
-    return trained <= left_out
+    return all(_is_adapter(name) for name in trained)
+
+
+def adapters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """All that training changes, under the names of the model's state dict. All ranks iterate together."""
+    for name, tensor in model.state_dict().items():
+        if _is_adapter(name):
+            yield name, whole(tensor)
+
+
+@torch.no_grad()
+def fill_adapters(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Put in what `adapters` took out of another one of the same base and configuration."""
+    held = {name: tensor for name, tensor in model.state_dict().items() if _is_adapter(name)}
+    given = dict(weights)
+    if held.keys() != given.keys():
+        one = min(held.keys() ^ given.keys())
+        raise ReasonkitError(
+            f"the learner's {len(given)} adapter tensors are not the {len(held)} of the engine's model: only one "
+            f"of them has '{one}'",
+            "start the engine and the learner from the same recipe",
+        )
+    for name, tensor in given.items():
+        held[name].copy_(tensor)
 
 
 def adapter_tensors(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,6 +139,10 @@ def merged(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 def whole(tensor: Tensor) -> Tensor:
     """Put together from all ranks' shards, where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name or f".modules_to_save.{NAME}." in name
 
 
 def _adapted(model: PreTrainedModel) -> dict[str, Any]:

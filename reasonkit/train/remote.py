@@ -22,17 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reasonkit.cluster import SILENT, Actor, Lost, get, put
-from reasonkit.engines import Engine, Sampling, WeightSource, open_engine
+from reasonkit.cluster import SILENT, Actor, Lost, put
+from reasonkit.engines import Sampling, WeightSource
 from reasonkit.errors import ReasonkitError
-from reasonkit.recipe import ModelConfig, Part, Recipe
+from reasonkit.recipe import Recipe
 from reasonkit.records import Completion
 from reasonkit.train.learner import StepStats
+from reasonkit.train.lora import adapters, has_adapters
 from reasonkit.train.mesh import Mesh, open_mesh
 from reasonkit.train.packing import Batch
-from reasonkit.train.parcels import Parcel, pack, unpack
+from reasonkit.train.parcels import pack
 from reasonkit.train.rank import Rank
 from reasonkit.train.ranks import GRACE, STALLED
+from reasonkit.train.served import Parcels
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,32 +44,24 @@ RESTARTS = 3
 """How often an engine may be lost between two sets of weights before the run is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcels:
-    """Weights that left the learner, which may go on."""
-
-    references: tuple[Any, ...]
-    bytes: int
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return unpack([get(reference) for reference in self.references])
-
-
 class ActorRank(Rank):
     """A rank as its actor is asked for it."""
 
     def parcels(self) -> Parcels:
-        """All ranks gather; rank 0 keeps."""
+        """All ranks gather; rank 0 keeps. Of a model with adapters these alone: its base is where it was loaded."""
+        adapted = has_adapters(self.model)
         references, size = [], 0
-        for parcel in pack((name, self._whole(tensor)) for name, tensor in self.weights()):
+        for parcel in pack(self._ticking(adapters(self.model) if adapted else self.weights())):
             if self.mesh.rank == 0:
                 references.append(put(parcel))
                 size += parcel.bytes
-        return Parcels(tuple(references), size)
+        base = str(Path(self.model.name_or_path or "").absolute()) if adapted else None
+        return Parcels(tuple(references), size, base)
 
-    def _whole(self, tensor: Tensor) -> Tensor:
-        self.mesh.tick()
-        return tensor
+    def _ticking(self, weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights:
+            self.mesh.tick()
+            yield name, tensor
 
 
 def make_rank(
@@ -193,45 +187,24 @@ def _cause(errors: Sequence[BaseException | None]) -> BaseException:
     return next((error for error in real if isinstance(error, Lost)), real[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RemoteWeights:
     """The weights as they are when they are collected; in this process there are none to iterate over."""
 
     learner: RemoteLearner
+    bytes: int = 0
+    """Known once they are collected."""
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         raise TypeError("the weights are in other processes; hand them to RemoteEngines")
 
 
-class ServedEngine:
-    """An engine, in its actor's process."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Delivery:
+    """Weights for all engines. Each is one of its own: a warm-up has many of version 0."""
 
-    def __init__(self, path: str, part: Part, model: ModelConfig, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._engine: Engine = open_engine(path, part, model)
-        on_gpu = part.name == "vllm" and torch.cuda.is_available()
-        self._device = "cuda" if on_gpu else "cpu"  # from where vLLM hands them to its own processes
-
-    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
-        return await self._engine.generate(prompt_ids, sampling)
-
-    async def load(self, version: int, *parcels: Parcel) -> None:
-        await self._engine.load_weights(_Unpacked(parcels, self._device), version)
-
-    async def close(self) -> None:
-        await self._engine.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Unpacked:
-    """Iterated as often as the engine likes; one tensor at a time is anywhere but in the object store."""
-
-    parcels: Sequence[Parcel]
-    device: str
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in unpack(self.parcels):
-            yield name, tensor.to(self.device)
+    parcels: Parcels
+    version: int
 
 
 @dataclass(eq=False, slots=True)
@@ -240,7 +213,7 @@ class _Seat:
 
     number: int
     actor: Actor
-    version: int | None = None
+    holds: _Delivery | None = None
     in_flight: int = 0
     losses: int = 0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -261,12 +234,19 @@ class RemoteEngines:
         self._place = place
         self._silent = silent
         self._seats = [_Seat(number, actor) for number, actor in enumerate(actors)]
-        self._newest: tuple[Parcels, int] | None = None
+        self._newest: _Delivery | None = None
         self._closed = False
 
     @property
     def actors(self) -> list[Actor]:
         return [seat.actor for seat in self._seats]
+
+    @property
+    def lost(self) -> Lost | None:
+        """Why an engine could not be brought back."""
+        ended = [seat.mending for seat in self._seats if seat.mending is not None and seat.mending.done()]
+        errors = [task.exception() for task in ended if not task.cancelled()]
+        return next((error for error in errors if isinstance(error, Lost)), None)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """By the engine that has the least to do; by another one, or the same started anew, where that is lost."""
@@ -285,8 +265,8 @@ class RemoteEngines:
         """Replaces the weights of all engines at once, requests in flight or not."""
         started = time.perf_counter()
         parcels = weights if isinstance(weights, Parcels) else await self.collect(weights)
-        self._newest = parcels, version
-        await asyncio.gather(*(self._renew(seat, version) for seat in self._seats))
+        self._newest = delivery = _Delivery(parcels, version)
+        await asyncio.gather(*(self._renew(seat, delivery) for seat in self._seats))
         spent = time.perf_counter() - started
         LOGGER.debug(
             "weights of version %d to %d engines: %d bytes in %.2f s, %.3f GB/s each",
@@ -296,7 +276,9 @@ class RemoteEngines:
     async def collect(self, weights: WeightSource) -> Parcels:
         """A copy of the weights, which their learner may leave behind."""
         if isinstance(weights, RemoteWeights):
-            return await weights.learner.parcels()
+            gathered = await weights.learner.parcels()
+            weights.bytes = gathered.bytes
+            return gathered
         parcels = await asyncio.to_thread(lambda: list(pack(weights)))
         return Parcels(tuple(put(parcel) for parcel in parcels), sum(parcel.bytes for parcel in parcels))
 
@@ -349,23 +331,18 @@ class RemoteEngines:
                 return
             await asyncio.sleep(self._silent / 4)
 
-    async def _renew(self, seat: _Seat, version: int) -> None:
-        while seat.version != version:
+    async def _renew(self, seat: _Seat, delivery: _Delivery) -> None:
+        while seat.holds is not delivery:
             if seat.mending is not None:
                 await asyncio.shield(seat.mending)
                 continue
             try:
-                await self._on(seat, self._load)
+                await self._on(seat, lambda actor: _load(actor, delivery))
             except Lost as lost:
                 self._mend(seat, lost)
             else:
-                seat.version = version
+                seat.holds = delivery
                 seat.losses = 0
-
-    async def _load(self, actor: Actor) -> None:
-        assert self._newest is not None
-        parcels, version = self._newest
-        await actor.call("load", version, *parcels.references, deadline=UPDATE)
 
     def _mend(self, seat: _Seat, lost: Lost) -> None:
         """Start the engine anew, unless that is under way."""
@@ -388,12 +365,16 @@ class RemoteEngines:
             )
         seat.actor = await self._place(seat.number)
         seat.lost = asyncio.Event()
-        seat.version = None
-        if self._newest is not None:
-            _, version = self._newest
-            await self._load(seat.actor)
-            seat.version = version
+        seat.holds = None
+        if (newest := self._newest) is not None:
+            await _load(seat.actor, newest)
+            seat.holds = newest
         seat.mending = None
+
+
+async def _load(actor: Actor, delivery: _Delivery) -> None:
+    parcels = delivery.parcels
+    await actor.call("load", delivery.version, parcels.base, *parcels.references, deadline=UPDATE)
 
 
 def _merged(parts: Sequence[Mapping[int, Tensor]], count: int) -> list[Tensor]:

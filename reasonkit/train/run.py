@@ -97,9 +97,14 @@ class Run:
             self._delivery = None
 
     def measured(self, step: int, groups: Sequence[Group]) -> dict[str, float]:
-        """How stale the samples were, how long engines and samples waited, and where the data stands."""
-        waited = self.clock.read(self.ahead.waited)
-        return {**staleness(groups, step), **waited, **self.ahead.feed.notes()}
+        """How stale the samples were, how long both sides and samples waited, what the last weights cost, and where
+        the data stands."""
+        return {
+            **staleness(groups, step),
+            **self.clock.read(self.ahead.waited),
+            "batches_queued": float(self.ahead.ready),
+            **self.ahead.feed.notes(),
+        }
 
     async def annotate(self, groups: Sequence[Group]) -> list[Group]:
         """What the learner has to say of every token, where the recipe needs it."""

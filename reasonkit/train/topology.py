@@ -13,19 +13,20 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasonkit.cluster import ADDRESS, Actor, Cluster, Needs, Where, gpus
+from reasonkit.cluster import ADDRESS, Actor, Cluster, Lost, Needs, Where, gpus
 from reasonkit.engines import Engine, WeightSource, open_engine
-from reasonkit.errors import ConfigError
+from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import Recipe
 from reasonkit.rundir import RunDir
 from reasonkit.train.learner import Learner
 from reasonkit.train.mesh import check_parallel
-from reasonkit.train.remote import RemoteEngines, RemoteLearner, ServedEngine
+from reasonkit.train.remote import RemoteEngines, RemoteLearner
+from reasonkit.train.served import ServedEngine
 from reasonkit.train.sharded import open_learner
 from reasonkit.train.supervised import is_supervised
 
@@ -90,6 +91,7 @@ class ClusterTopology(Topology):
     tell: Callable[[list[dict[str, Any]]], None] = field(kw_only=True)
     """Hears what runs where whenever that changes."""
     placed: list[dict[str, Any]] = field(default_factory=list)
+    remote: RemoteEngines | None = None
 
     async def engine(self, path: Path) -> Engine:
         arguments = (
@@ -103,7 +105,7 @@ class ClusterTopology(Topology):
             return actor
 
         actors = await asyncio.gather(*(place(number) for number in range(self.engines)))
-        engines = RemoteEngines(actors, place)
+        self.remote = engines = RemoteEngines(actors, place)
         self.detach = engines.collect
         self.stack.push_async_callback(engines.close)
         return engines
@@ -142,7 +144,7 @@ async def open_topology(recipe: Recipe, folder: RunDir) -> AsyncIterator[Topolog
         cluster = Cluster(needs(recipe, learners, engines, available), folder.path / "logs")
         stack.callback(cluster.close)
         LOGGER.info("cluster: %d learner ranks and %d engines", learners, engines)
-        yield ClusterTopology(
+        topology = ClusterTopology(
             recipe,
             threads,
             stack,
@@ -152,6 +154,33 @@ async def open_topology(recipe: Recipe, folder: RunDir) -> AsyncIterator[Topolog
             gpus=available > 0,
             tell=lambda placed: folder.update_info(placement=placed),
         )
+        try:
+            async with ends_with(cluster.watch()):
+                yield topology
+        except Lost:
+            raise
+        except ReasonkitError as error:
+            lost = topology.remote.lost if topology.remote is not None else None
+            raise lost or error from error  # samples fail where there is no engine to ask
+
+
+@contextlib.asynccontextmanager
+async def ends_with(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """What is done within ends when the watch does, with its error."""
+    doing = asyncio.current_task()
+    assert doing is not None
+    watching = asyncio.create_task(watch)
+    watching.add_done_callback(lambda task: None if task.cancelled() else doing.cancel())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watching.done():
+            raise
+        doing.uncancel()
+        watching.result()
+        raise
+    finally:
+        watching.cancel()
 
 
 def counts(recipe: Recipe, available: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reasonkit.engines import WeightSource
 from reasonkit.train.lora import has_adapters, merged, whole
 
 
@@ -26,3 +27,18 @@ class ModelWeights:
         else:
             for name, tensor in self.model.state_dict().items():
                 yield name, whole(tensor)
+
+
+class Counted:
+    """Other weights, and how many bytes an engine took of them; one that iterates twice looked before it took."""
+
+    def __init__(self, weights: WeightSource) -> None:
+        self._weights = weights
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        taken = 0
+        for name, tensor in self._weights:
+            yield name, tensor
+            taken += tensor.nbytes
+        self.bytes = taken

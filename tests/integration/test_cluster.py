@@ -6,28 +6,25 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 from reasonkit.cluster import Actor, Cluster, Lost, Needs
 from reasonkit.engines import Sampling
 from reasonkit.recipe import ModelConfig, Part, Recipe
 from reasonkit.records import Completion
-from reasonkit.rundir import RunDir, read_metrics
+from reasonkit.rundir import RunDir
 from reasonkit.train.learner import LocalLearner
-from reasonkit.train.remote import RemoteEngines, RemoteLearner, ServedEngine
-from tests.micro import reasonkit, write_micro
+from reasonkit.train.remote import RemoteEngines, RemoteLearner
+from reasonkit.train.served import ServedEngine
+from tests.cluster_runs import PATIENCE, STEPS, Running, command, ended, rows, uids, write_runs
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 PROMPTS = [[5, 6, 7, place] for place in range(8, 24)]
 ENGINE = (Part("transformers"), ModelConfig(path="unused", context=64), 1)
@@ -138,22 +135,10 @@ def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path
 
 
 def wait_gone(pid: int) -> bool:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while psutil.pid_exists(pid) and time.monotonic() < until:
         time.sleep(0.2)
     return not psutil.pid_exists(pid)
-
-
-RAY = "{learners: 2, engines: 1, colocate: false}"
-STEPS = 8
-
-
-def write_runs(folder: Path) -> None:
-    write_micro(folder)
-    base = f"_base_: micro.yaml\ntrain: {{steps: {STEPS}, threads: 3}}\ncheckpoint: {{every: 2, keep: 2}}\n"
-    (folder / "here.yaml").write_text(f"{base}name: here\n")
-    (folder / "ray.yaml").write_text(f"{base}name: ray\ncluster: {RAY}\n")
-    (folder / "async.yaml").write_text(f"{base}name: async\ncluster: {RAY}\nrollout: {{max_staleness: 2}}\n")
 
 
 @pytest.fixture(scope="module")
@@ -161,23 +146,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """The run in one process."""
     folder = tmp_path_factory.mktemp("here")
     write_runs(folder)
-    done = reasonkit(folder, "train", "here.yaml", "--out", "run", timeout=600)
-    assert done.returncode == 0, done.stderr
+    command(folder, "train", "here.yaml", "--out", "run")
     return RunDir(folder / "run")
-
-
-def rows(run: RunDir) -> list[dict[str, Any]]:
-    return list(read_metrics(run.metrics))
-
-
-def uids(run: RunDir) -> list[list[str]]:
-    return [pq.read_table(run.rollouts(step)).column("uid").to_pylist() for step in range(1, STEPS + 1)]
 
 
 def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path, here: RunDir) -> None:
     write_runs(tmp_path)
-    done = reasonkit(tmp_path, "train", "ray.yaml", "--out", "run", timeout=900)
-    assert done.returncode == 0, done.stderr
+    command(tmp_path, "train", "ray.yaml", "--out", "run")
     run = RunDir(tmp_path / "run")
     for mine, theirs in zip(rows(run), rows(here), strict=True):
         for name in ("reward", "loss", "grad_norm", "entropy", "length_mean"):
@@ -186,47 +161,11 @@ def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path,
     names = [each["name"] for each in run.info()["placement"]]
     assert sorted(names) == ["engine-0", "learner-0", "learner-1"]
     assert sorted(path.stem for path in (run.path / "logs").iterdir()) == sorted(names)
-
-
-class Running:
-    """A run as a process that things are done to."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.run = RunDir(folder / "run")
-        self._said = (folder / "said.txt").open("a")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "reasonkit", "train", *arguments],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=self._said,
-            stderr=self._said,
-        )
-
-    def said(self) -> str:
-        return Path(self._said.name).read_text()
-
-    def until(self, what: Callable[[], bool]) -> None:
-        limit = time.monotonic() + 600
-        while not what():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < limit, self.said()
-            time.sleep(0.1)
-
-    def until_step(self, step: int) -> None:
-        self.until(lambda: self.run.metrics.exists() and any(row["step"] >= step for row in rows(self.run)))
-
-    def pid(self, name: str) -> int:
-        """0 where it has no process yet."""
-        placement = self.run.info().get("placement", [])
-        return next((int(each["pid"]) for each in placement if each["name"] == name), 0)
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._said.close()
+    for row in rows(run):
+        assert row["bytes_weights"] > 0
+        assert row["gb_per_second_weights"] > 0
+        assert 0 <= row["time_idle_learner"] < 1
+        assert 0 <= row["time_idle_engines"] < 1
 
 
 def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_controller(
@@ -242,15 +181,13 @@ def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_cont
         os.kill(rank, signal.SIGKILL)
         running.until(lambda: running.pid("learner-1") not in (0, rank))
         running.until_step(5)
-        family = psutil.Process(running.process.pid).children(recursive=True)
+        family = running.family()
         running.process.kill()
         running.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=90)
-        assert alive == []
+        assert ended(family)
         assert "engine 0 is started anew" in running.said()
         assert "starting again from the last checkpoint" in running.said()
-    resumed = reasonkit(tmp_path, "train", "--resume", "run", timeout=900)
-    assert resumed.returncode == 0, resumed.stderr
+    command(tmp_path, "train", "--resume", "run")
     assert [row["step"] for row in rows(running.run)] == list(range(1, STEPS + 1))
     assert uids(running.run) == uids(here)
     assert max(row["staleness_max"] for row in rows(running.run)) == 2
@@ -262,7 +199,7 @@ def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -
     with Running(tmp_path, "ray.yaml", "--out", "run") as running:
         running.until_step(1)
         os.kill(running.pid("learner-0"), signal.SIGKILL)
-        assert running.process.wait(timeout=300) == 1
+        assert running.process.wait(timeout=PATIENCE) == 1
         assert "learner-0" in running.said()
         assert "train --resume" in running.said()
     assert json.loads(running.run.run_json.read_text())["state"] == "failed"

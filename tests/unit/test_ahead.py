@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from reasonkit.data.mixture import ListFeed
 from reasonkit.engines import Sampling
@@ -14,7 +15,7 @@ from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import Recipe
 from reasonkit.records import Completion, Group, Message, Record, Rollout, Segment, Verdict, VersionSpan
 from reasonkit.rollouts import Draw
-from reasonkit.train.ahead import Ahead, Metered, staleness
+from reasonkit.train.ahead import Ahead, Clock, Metered, staleness
 from reasonkit.train.topology import check_topology, counts
 
 RECORDS = [Record(f"r{place}", "test", (Message(role="user", content="?"),), "1") for place in range(12)]
@@ -103,7 +104,11 @@ def test_no_more_than_its_slots_are_under_way() -> None:
             buffer.begin(step, None)
         buffer.begin(1, None)  # it has begun
         await buffer.take(1)
+        assert buffer.ready == 0
         assert [step for step, _ in sampler.began] == [1, 2, 3]
+        await asyncio.wait(buffer._under_way.values())
+        await buffer.take(2)
+        assert buffer.ready == 2
         await buffer.close()
 
     asyncio.run(run())
@@ -202,6 +207,32 @@ def test_an_engine_is_busy_while_any_request_is_in_flight() -> None:
         assert busy >= 0.05
         await asyncio.sleep(0.05)
         assert engine.busy() == busy
+
+    asyncio.run(run())
+
+
+class Twice(Slow):
+    """Looks at the names of the weights before it takes them, as vLLM's engine does."""
+
+    async def load_weights(self, weights: Any, version: int) -> None:
+        assert [name for name, _ in weights] == ["a", "b"]
+        next(iter(weights))
+        assert len(dict(weights)) == 2
+        await asyncio.sleep(0.01)
+
+
+def test_what_the_last_weights_cost_is_measured() -> None:
+    async def run() -> None:
+        engine = Metered(Twice())
+        clock = Clock(engine)
+        assert clock.read(0.0)["bytes_weights"] == 0
+        await engine.load_weights([("a", torch.zeros(5)), ("b", torch.zeros(3))], 1)
+        await engine.generate([1], Sampling(1))
+        said = clock.read(0.0)
+        assert said["bytes_weights"] == 8 * 4
+        assert said["seconds_weights"] >= 0.01
+        assert said["gb_per_second_weights"] == pytest.approx(32e-9 / said["seconds_weights"])
+        assert 0 < said["seconds_engines_idle"] < said["seconds_step"]
 
     asyncio.run(run())
 

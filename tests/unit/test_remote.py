@@ -1,0 +1,121 @@
+"""What the controller makes of engines and of a Ray that are gone for good. Real processes: test_cluster.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from reasonkit.cluster import HeadLost, Lost, _listens
+from reasonkit.engines import Sampling
+from reasonkit.train.remote import RESTARTS, RemoteEngines
+from reasonkit.train.served import Parcels
+from reasonkit.train.topology import ends_with
+
+
+class Dying:
+    """An actor that is lost with whatever it is asked."""
+
+    name = "engine-0"
+
+    async def call(self, method: str, *_: Any, **__: Any) -> Any:
+        raise Lost(f"{self.name} ended while {method}")
+
+    async def pulse(self, deadline: float) -> int:
+        return 0
+
+    def kill(self) -> None: ...
+
+
+def test_an_engine_that_cannot_be_brought_back_is_a_loss_of_the_run() -> None:
+    async def run() -> None:
+        placed = 0
+
+        async def place(_: int) -> Any:
+            nonlocal placed
+            placed += 1
+            return Dying()
+
+        engines = RemoteEngines([Dying()], place)  # type: ignore[list-item]
+        assert engines.lost is None
+        with pytest.raises(Lost, match=f"engine 0 was lost {RESTARTS + 1} times"):
+            await engines.generate([1], Sampling(1))
+        assert placed == RESTARTS
+        assert engines.lost is not None
+        assert "engine-0 ended while generate" in engines.lost.message
+        await engines.close()
+
+    asyncio.run(run())
+
+
+class Holding(Dying):
+    """An actor that lives."""
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[Any, ...]] = []
+
+    async def call(self, method: str, *arguments: Any, **_: Any) -> Any:
+        if method == "load":
+            self.loaded.append(arguments)
+
+
+def test_weights_that_have_the_version_of_the_last_ones_are_loaded_too() -> None:
+    """A warm-up looks at its gate with ever new weights, all of version 0."""
+
+    async def run() -> None:
+        actor = Holding()
+        engines = RemoteEngines([actor], None)  # type: ignore[list-item, arg-type]
+        for content in ("first", "second", "second"):
+            await engines.load_weights(Parcels((content,), 1), version=0)
+        assert actor.loaded == [(0, None, "first"), (0, None, "second"), (0, None, "second")]
+        await engines.close()
+
+    asyncio.run(run())
+
+
+def test_work_ends_when_the_watch_over_it_does_with_its_error() -> None:
+    async def watch() -> None:
+        await asyncio.sleep(0.01)
+        raise HeadLost("Ray's head is gone")
+
+    async def run() -> None:
+        with pytest.raises(HeadLost, match="is gone"):
+            async with ends_with(watch()):
+                await asyncio.sleep(60)
+        await asyncio.sleep(0)  # this task goes on: it was not cancelled
+
+    asyncio.run(run())
+
+
+def test_a_watch_that_sees_nothing_is_over_when_the_work_is() -> None:
+    ended = False
+
+    async def watch() -> None:
+        nonlocal ended
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended = True
+
+    async def run() -> None:
+        async with ends_with(watch()):
+            await asyncio.sleep(0.01)
+        with pytest.raises(KeyError):
+            async with ends_with(watch()):
+                raise KeyError
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert ended
+
+
+def test_who_listens_is_there() -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            assert await _listens("127.0.0.1", port)
+        assert not await _listens("127.0.0.1", port)
+
+    asyncio.run(run())
