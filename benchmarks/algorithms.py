@@ -1,4 +1,4 @@
-"""Does `tiny` learn by every algorithm? Held-out accuracy before and after 60 steps, from one warmed-up model.
+"""Does `tiny` learn by every algorithm? Held-out accuracy before and after, from one warmed-up model.
 
 The warmed-up model is that of `reasonkit train --preset tiny`, made first; every algorithm then starts from it, on
 the same records, with `tiny`'s settings but for the lines below. SFT and DPO learn from replies that are written to
@@ -105,10 +105,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="ALGORITHM", help=", ".join(ALGORITHMS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", type=Path, help="a run's warm/ folder to start from, rather than a new one")
+    parser.add_argument("--steps", type=int, help="fewer or more than each has by itself (tiny: 60)")
     options = parser.parse_args()
     unknown = set(options.names) - ALGORITHMS.keys()
     if unknown:
         parser.error(f"{sorted(unknown)[0]} is none of {', '.join(ALGORITHMS)}")
+    steps = [f"train.steps={options.steps}"] if options.steps else []
+    steps += ["validation.every=0"]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         warm = options.warm.resolve() if options.warm else warmed_up(folder, options.seed)
@@ -121,7 +124,7 @@ def main() -> None:
             lines = "\n".join(ALGORITHMS[name])
             (folder / f"{name}.yaml").write_text(f"{lines}\nname: {name}\n{start}")
             began = cpu_seconds()
-            outcome = train(folder / name, f"{name}.yaml", options.seed)
+            outcome = train(folder / name, f"{name}.yaml", options.seed, *steps)
             print(
                 f"| {name:<22} | {accuracies(outcome, 'before'):<13} | {accuracies(outcome, 'after'):<13} "
                 f"| {cpu_seconds() - began:>5.0f} |",
