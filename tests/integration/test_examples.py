@@ -15,16 +15,16 @@ from reasonkit.data.sources.sokoban import solve
 from reasonkit.envs import ENVS
 from reasonkit.registry import with_options
 from reasonkit.verifiers.sokoban_replay import parse_room
-from tests.micro import reasonkit, write_micro
+from tests.micro import finished_run, reasonkit
 
 LOOP = Path(__file__).parents[2] / "examples" / "minimal_loop" / "loop.py"
 
 
-def test_the_minimal_loop_runs_and_stays_readable(tmp_path: Path) -> None:
-    write_micro(tmp_path)
-    made = reasonkit(tmp_path, "train", "micro.yaml", "--out", "run", "--set", "train.steps=1")
-    assert made.returncode == 0, made.stderr
-    done = reasonkit(tmp_path, "run/model", "--steps", "2", program=(str(LOOP),))
+def test_the_minimal_loop_runs_and_stays_readable(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = finished_run(tmp_path_factory) / "model"
+    done = reasonkit(tmp_path, str(model), "--steps", "2", program=(str(LOOP),))
     assert done.returncode == 0, done.stderr
     words = [line.split(":")[0] for line in done.stdout.splitlines()]
     assert words == ["before", "step 1", "step 2", "after"]
