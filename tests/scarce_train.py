@@ -1,6 +1,6 @@
-"""The real command where memory runs out in the rehearsal: `python scarce_train.py ARGUMENTS`.
+"""The real command where memory is scarce in the rehearsal: `python scarce_train.py ARGUMENTS`.
 
-Every process of the learner has so many bytes left from when it rehearses. Spawned ranks import this script.
+Every process of the learner has so many bytes left while it rehearses. Spawned ranks import this script.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ rehearse = Rank.rehearse
 
 def scarce(self: Rank, longest: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LEFT, most))
-    rehearse(self, longest)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LEFT, before[1]))
+    try:
+        rehearse(self, longest)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 Rank.rehearse = scarce  # type: ignore[method-assign]

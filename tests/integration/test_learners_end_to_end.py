@@ -148,5 +148,5 @@ def test_what_does_not_fit_shows_before_step_0_with_the_keys_to_lower(
     assert "a micro-batch of 1,000,000 tokens does not fit into the memory of cpu" in failed.stderr
     assert "lower train.token_budget (1000000) or model.context (10000)" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert not list((tmp_path / "large" / "checkpoints").iterdir()), "nothing was sampled or trained"
+    assert RunDir(tmp_path / "large").checkpoints() == [], "nothing was sampled or trained"
     assert done.returncode == 0, done.stderr
