@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reasonkit.cluster import HeadLost, Lost, _listens
-from reasonkit.engines import Sampling
-from reasonkit.train.remote import RESTARTS, RemoteEngines
-from reasonkit.train.served import Parcels
+from reasonkit.engines import Sampling, open_engine
+from reasonkit.recipe import Part, Recipe
+from reasonkit.train.mesh import Mesh
+from reasonkit.train.remote import RESTARTS, ActorRank, RemoteEngines
+from reasonkit.train.served import Parcels, ServedEngine
 from reasonkit.train.topology import ends_with
+from tests.tiny_models import tiny_model, tiny_tokenizer
 
 
 class Dying:
@@ -117,5 +122,47 @@ def test_who_listens_is_there() -> None:
             port = server.getsockname()[1]
             assert await _listens("127.0.0.1", port)
         assert not await _listens("127.0.0.1", port)
+
+    asyncio.run(run())
+
+
+def test_of_a_model_with_adapters_these_alone_travel_and_the_engine_samples_as_if_all_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("reasonkit.train.remote.put", lambda parcel: parcel)  # Ray's store, in this process
+    lora = {"r": 2, "target_modules": ["q_proj", "down_proj"]}
+    recipe = Recipe.model_validate(
+        {
+            "name": "t",
+            "model": {"path": str(tmp_path), "context": 64, "lora": lora},
+            "rollout": {"max_tokens": 16},
+        }
+    )
+    rank = ActorRank.from_recipe(recipe, tmp_path, Mesh(torch.device("cpu")))
+    assert isinstance(rank, ActorRank)
+    with torch.no_grad():
+        for name, tensor in rank.model.named_parameters():
+            if ".lora_" in name:
+                tensor.normal_()
+    sent = rank.parcels()
+    assert sent.base == str(tmp_path)
+    assert sent.bytes < sum(tensor.nbytes for _, tensor in rank.weights()) / 4
+
+    async def run() -> None:
+        asked = [5, 6, 7], Sampling(8, temperature=0.0)
+        whole = open_engine(tmp_path, Part("transformers"), recipe.model)
+        untrained = await whole.generate(*asked)
+        await whole.load_weights(rank.weights(), 1)
+        served = ServedEngine(str(tmp_path), Part("transformers"), recipe.model, 1)
+        for version in (1, 2):  # the base is kept for the second time
+            await served.load(version, sent.base, *sent.references)
+        expected, got = await whole.generate(*asked), await served.generate(*asked)
+        assert got.token_ids == expected.token_ids != untrained.token_ids
+        assert got.logprobs == pytest.approx(expected.logprobs, abs=1e-6)
+        await whole.close()
+        await served.close()
 
     asyncio.run(run())
