@@ -42,9 +42,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two places for learner ranks, one for an engine."""
+    others = set(psutil.Process().children(recursive=True))  # that other tests hold
     opened = Cluster([Needs()] * 3, tmp_path_factory.mktemp("logs"))
     yield opened
-    family = psutil.Process().children(recursive=True)
+    family = [each for each in psutil.Process().children(recursive=True) if each not in others]
     opened.close()
     gone, alive = psutil.wait_procs(family, timeout=60)
     assert gone
