@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reasonkit.engines.vllm import VllmEngine
+from reasonkit.models import find_model, load_engine
 from reasonkit.recipe import ModelConfig
 from reasonkit.records import Completion
 from reasonkit.train.model import load_model, load_tokenizer, make_model
@@ -90,7 +91,7 @@ class Engines:
     folders: Folders
     qwen: VllmEngine
     adapted: VllmEngine
-    """The llama, with its adapter."""
+    """The llama, with its adapter, opened as `eval -m vllm:ADAPTER` opens it."""
 
 
 @pytest.fixture(scope="session")
@@ -126,8 +127,8 @@ def engines(folders: Folders, run: Run[Any]) -> Iterator[Engines]:
             sleeps=True,
             name="qwen",
         )
-        adapted = pool.submit(VllmEngine.from_path, folders.adapter, dtype="float32", name="adapted")
-    engines = Engines(folders, qwen.result(), adapted.result())
+        adapted = pool.submit(load_engine, find_model(f"vllm:{folders.adapter}"), 256)
+    engines = Engines(folders, qwen.result(), cast(VllmEngine, adapted.result()))
     yield engines
     run(engines.qwen.close())
     run(engines.adapted.close())
