@@ -160,7 +160,8 @@ def _compress(groups: Sequence[Sequence[Row]], columns: Sequence[str]) -> Chunk:
         ],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Chunk([row for group in groups for row in group], gzip.compress(text.encode(errors="backslashreplace"), mtime=0))
+    data = text.encode(errors="backslashreplace")  # half a surrogate pair becomes its \u escape
+    return Chunk([row for group in groups for row in group], gzip.compress(data, mtime=0))
 
 
 def _plain(value: Any) -> Any:
