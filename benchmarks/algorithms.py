@@ -53,6 +53,12 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "data: {train: [{name: pairs.jsonl}]}",
         "train: {steps: 100, prompts: 64, mini_batch: null, lr: 1.0e-4}",
     ),
+    "dpo_nll": (
+        "_base_: tiny",
+        "algorithm: {dpo: {nll: 0.2}}",
+        "data: {train: [{name: pairs.jsonl}]}",
+        "train: {steps: 100, prompts: 64, mini_batch: null, lr: 1.0e-4}",
+    ),
     "ppo": ("_base_: [tiny, algorithms/ppo]", "algorithm: {ppo: {critic: {lr: 1.0e-3}}}"),
 }
 
