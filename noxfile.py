@@ -58,9 +58,10 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """100,000 sandbox jobs, after which no process, mount, descriptor or file may be left. Takes hours."""
+    """100,000 sandbox jobs and 10,000 steps over Ray: nothing may be left or have grown. Takes hours."""
     install(session, "tests")
-    session.run("pytest", "-m", "slow", "tests/integration/test_sandbox_soak.py", *session.posargs)
+    tests = ("tests/integration/test_sandbox_soak.py", "tests/integration/test_cluster_soak.py")
+    session.run("pytest", "-m", "slow", *tests, *session.posargs)
 
 
 @nox.session
@@ -78,9 +79,10 @@ def vllm(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """Runs over Ray: processes killed and stopped, a Slurm job of two nodes played by this machine. Minutes."""
+    """Runs over Ray whose processes, head, disk or link between nodes fail, and a Slurm job. Takes many minutes."""
     install(session, "tests")
-    tests = ("tests/integration/test_cluster.py", "tests/integration/test_slurm.py")
+    names = ("cluster", "cluster_chaos", "cluster_nodes", "slurm")
+    tests = [f"tests/integration/test_{name}.py" for name in names]
     session.run("pytest", "-m", "slow", *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

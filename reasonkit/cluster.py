@@ -51,6 +51,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_open_telemetry": "0",
+    "RAY_task_events_report_interval_ms": "0",  # its head would remember the last 100,000 calls
 }
 
 
