@@ -1,4 +1,7 @@
-"""The command line as a user meets it: exit codes, messages, streams. Every test runs the real command."""
+"""The command line as a user meets it: exit codes, messages, streams. Every test runs the real command.
+
+All but two, which train, in an interpreter of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests import micro
 
 FULL_DISK = "a file system that fills up needs root to be mounted"
 
@@ -73,7 +78,7 @@ def test_a_folder_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     recipe = "_base_: tiny\nmodel: {path: empty, init: null}\nwarmup: null\n"
     (tmp_path / "a.yaml").write_text(recipe)
-    done = reasonkit("train", "a.yaml", "--out", "run", cwd=tmp_path)
+    done = micro.reasonkit(tmp_path, "train", "a.yaml", "--out", "run")
     assert done.returncode == 2, done.stderr
     assert "empty" in done.stderr
     assert "Traceback" not in done.stderr
@@ -106,7 +111,7 @@ def test_a_full_disk_ends_with_a_clear_message_and_no_half_file(tmp_path: Path) 
     if mounted.returncode:
         pytest.skip(FULL_DISK)
     try:
-        done = reasonkit("train", "--preset", "tiny", "--out", str(disk / "run"), cwd=tmp_path)
+        done = micro.reasonkit(tmp_path, "train", "--preset", "tiny", "--out", str(disk / "run"))
         assert done.returncode == 1, done.stderr
         assert "No space left on device" in done.stderr
         assert "Traceback" not in done.stderr
