@@ -256,7 +256,8 @@ def _serve(
             moment = time.monotonic()
             known = error if isinstance(error, ReasonkitError) else None
             summary = f"{type(error).__name__}: {error}"
-            say("failed", _Failed(summary, traceback.format_exc(), known, moment))
+            with contextlib.suppress(BrokenPipeError):  # another rank's failure was heard first
+                say("failed", _Failed(summary, traceback.format_exc(), known, moment))
             os._exit(1)
         say("done", result if work is not begin else None)
         return result

@@ -110,26 +110,6 @@ def test_two_ranks_killed_and_resumed_equal_two_undisturbed(tmp_path: Path, plac
 
 
 @pytest.mark.slow
-def test_a_run_of_two_ranks_goes_on_with_one(tmp_path: Path) -> None:
-    """From the same state (test_sharded.py holds it bit by bit); what follows differs in low bits."""
-    write_micro(tmp_path)
-    command = ("train", "micro.yaml", "--out", "killed", *TWO)
-    killed = reasonkit(tmp_path, "between two steps", "5", "--", *command, program=(KILLED_TRAIN,))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run = RunDir(tmp_path / "killed")
-    before = list(read_metrics(run.metrics))
-    text = run.recipe.read_text()
-    assert "learners: 2" in text
-    run.recipe.write_text(text.replace("learners: 2", "learners: 1"))
-    resumed = reasonkit(tmp_path, "train", "--resume", "killed")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed from step 4" in run.log.read_text()
-    rows = list(read_metrics(run.metrics))
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert rows[:4] == before[:4]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [(), TWO], ids=["one rank", "two ranks"])
 def test_what_does_not_fit_shows_before_step_0_with_the_keys_to_lower(
     tmp_path: Path, settings: tuple[str, ...]
