@@ -27,7 +27,7 @@ from tests.micro import reasonkit, write_micro
 KILLED_TRAIN = str(Path(__file__).parents[1] / "killed_train.py")
 SUMS = "org/sums"
 MAP = {"question": "q", "answer": "a"}
-CLOCKS = ("time", "seconds_", "tokens_per_second")
+CLOCKS = ("time", "seconds_", "tokens_per_second", "gb_per_second")
 
 
 def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -87,7 +87,7 @@ def test_a_hub_set_is_streamed_from_the_files_of_its_train_split(server: HubServ
 
 def test_what_data_pull_fetched_is_read_without_the_hub(server: HubServer, tmp_path: Path) -> None:
     columns = ("--map", "question=q,answer=a", "--verifier", "exact")
-    pulled = reasonkit(tmp_path, "data", "pull", SUMS, *columns)
+    pulled = reasonkit(tmp_path, "data", "pull", SUMS, *columns, warm=False)
     assert pulled.returncode == 0, pulled.stderr
     asked = sum(server.requests.values())
     data = DataConfig(train=[source()], held_out=[source()])

@@ -19,7 +19,7 @@ from tests.micro import reasonkit, write_micro
 
 KILLED_TRAIN = str(Path(__file__).parents[1] / "killed_train.py")
 SCARCE_TRAIN = str(Path(__file__).parents[1] / "scarce_train.py")
-CLOCKS = ("time", "seconds_", "tokens_per_second", "idle", "memory", "mfu")
+CLOCKS = ("time", "seconds_", "tokens_per_second", "gb_per_second", "idle", "memory", "mfu")
 TWO = ("--set", "cluster.learners=2")
 
 

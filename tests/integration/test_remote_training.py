@@ -21,7 +21,7 @@ from tests.judge_server import free_port, judging
 from tests.micro import reasonkit, write_micro
 
 STEPS, SAMPLES = 6, 6 * 4
-CLOCKS = ("time", "seconds_", "tokens_per_second")
+CLOCKS = ("time", "seconds_", "tokens_per_second", "gb_per_second")
 
 
 def curve(run: RunDir) -> list[dict[str, Any]]:
