@@ -2,13 +2,14 @@
 
 A page runs in a folder of its own, which holds a finished run as `runs/tiny`. A YAML or Python block opening with
 a comment naming a file is written to that file; other Python blocks are run. A block that cannot run here has
-`<!-- not run: reason -->` above it, and nothing else exempts it.
+`<!-- not run: reason -->` above it, and nothing else exempts it. `reasonkit` is the installed script, started warm.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.micro import reasonkit, write_micro
+from tests.micro import finished_run
+from tests.warm_start import warm_python
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,35 +49,32 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page) if not block.reason and block.language in ("bash", "python")]
 
 
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    write_micro(folder)
-    done = reasonkit(folder, "train", "micro.yaml", "--out", "runs/tiny")
-    assert done.returncode == 0, done.stderr
-    return folder / "runs"
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
-def test_every_block_of_the_page_runs(page: Path, tmp_path: Path, finished_run: Path) -> None:
-    shutil.copytree(finished_run, tmp_path / "runs")
+def test_every_block_of_the_page_runs(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copytree(finished_run(tmp_path_factory), tmp_path / "runs" / "tiny")
+    installed = Path(sys.executable).parent
+    script = str(installed / "reasonkit")
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path / '.bin'}:{installed}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "REASONKIT_DATA": str(tmp_path / "data"),
     }
+    python = warm_python(environment)
+    (tmp_path / ".bin").mkdir()
+    (tmp_path / ".bin/reasonkit").write_text(f'#!/bin/sh\nexec {shlex.join([*python, script])} "$@"\n')
+    (tmp_path / ".bin/reasonkit").chmod(0o755)
     for block in blocks(page):
         named = FILE_COMMENT.match(block.body)
         if named and block.language != "bash":
             (tmp_path / named["name"]).write_text(block.body, encoding="utf-8")
         elif not block.reason and block.language != "yaml":
-            command = (
-                ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
-            )
+            language = ["bash", "-euo", "pipefail"] if block.language == "bash" else python
             done = subprocess.run(
-                [*command, block.body],
+                [*language, "-c", block.body],
                 cwd=tmp_path,
                 env=environment,
                 check=False,

@@ -14,22 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from reasonkit.rundir import RunDir, read_metrics
-from tests.micro import reasonkit, write_micro
+from tests.micro import finished_run, reasonkit, write_micro
 
 KILLED_TRAIN = str(Path(__file__).parents[1] / "killed_train.py")
 LAST = 6
-CLOCKS = ("time", "seconds_", "tokens_per_second")
+CLOCKS = ("time", "seconds_", "tokens_per_second", "gb_per_second")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_micro(folder)
-    done = reasonkit(folder, "train", "micro.yaml", "--out", "run", "--json")
-    assert done.returncode == 0, done.stderr
-    outcome = json.loads(done.stdout)
-    assert outcome["steps"] == LAST
-    return RunDir(folder / "run")
+    return RunDir(finished_run(tmp_path_factory))
 
 
 def weights(run: RunDir) -> str:
@@ -110,5 +104,6 @@ def test_resuming_a_finished_run_says_so_and_touches_nothing(undisturbed: RunDir
     done = reasonkit(undisturbed.path.parent, "train", "--resume", "run", "--json")
     assert done.returncode == 0
     assert "finished" in done.stderr
-    assert json.loads(done.stdout)["after"] == undisturbed.info()["after"]
+    outcome = json.loads(done.stdout)
+    assert (outcome["steps"], outcome["after"]) == (LAST, undisturbed.info()["after"])
     assert {path: path.stat().st_mtime_ns for path in undisturbed.path.rglob("*")} == before
