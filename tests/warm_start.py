@@ -7,8 +7,8 @@ forwards signals, takes its command along when killed, and ends as its command d
 
 What is settled when an interpreter starts is that of the server: the hash seed, and what libraries read from the
 environment on import. Commands that differ in those variables get a server each; a command whose own start is the
-subject, or whose surroundings no other shares, takes `sys.executable`. So does one side of each comparison of two
-runs: hash seeds differ between users' processes too. A command is the server's child, not its client's.
+subject, or whose surroundings no other shares, takes `sys.executable`. So does the run with which test_resume.py
+compares: that it is the same under another hash seed is to show. A command is the server's child, not its client's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 PRELOADED = ("transformers.models.auto.modeling_auto", "reasonkit.train.launch", "reasonkit.train.dryrun")
@@ -67,16 +68,21 @@ def serve(listener: socket.socket) -> list[str]:
     gc.freeze()  # or each child would copy every page to look for cycles
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork has none of its parent's threads"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for the commands, not for their server
+    signal.signal(signal.SIGCHLD, _bury)
     while 0 not in select.select([0, listener], [], [])[0]:
         client, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return _attend(client)
         client.close()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
     os._exit(0)
+
+
+def _bury(_signum: int, _frame: FrameType | None) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _attend(client: socket.socket) -> list[str]:
@@ -87,7 +93,8 @@ def _attend(client: socket.socket) -> list[str]:
     if (command := os.fork()) == 0:
         client.close()
         return _become(asked, files)
-    client.sendall(b"%d\n" % command)
+    with contextlib.suppress(BrokenPipeError):
+        client.sendall(b"%d\n" % command)
     if client in select.select([client, os.pidfd_open(command)], [], [])[0]:
         os.kill(command, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
