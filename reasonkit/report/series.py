@@ -74,7 +74,7 @@ PLANS = (
         "Divergence (KL)",
         {
             "kl_old": "from the sampling policy",
-            "kl": "from the starting model",
+            "kl_reference": "from the starting model",
             "mismatch_kl": "engine, learner",
         },
     ),
