@@ -249,7 +249,9 @@ def test_the_shares_of_a_batch_that_fits_one_row_are_about_equal() -> None:
 def test_what_the_learner_cannot_do_is_said() -> None:
     with pytest.raises(ConfigError, match=r"tensor \(3\) does not divide .* \(4\)"):
         check_parallel(4, {"tensor": 3})
-    with pytest.raises(ConfigError, match=r"sequence \(2\) and cluster\.parallel\.tensor \(2\) are both above 1"):
+    with pytest.raises(
+        ConfigError, match=r"sequence \(2\) and cluster\.parallel\.tensor \(2\) are both above 1"
+    ):
         check_parallel(4, {"tensor": 2, "sequence": 2})
     with pytest.raises(ConfigError, match=r"sequence \(3\) does not divide .* \(4\)") as raised:
         check_parallel(4, {"sequence": 3})
