@@ -11,6 +11,7 @@ which wrote. The folder appears under its name once it is whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import warnings
@@ -205,9 +206,8 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (SafetensorError, CheckpointException) as error:
-        raise OSError(
-            f"the state of training could not be written whole ({error}); is the disk full?"
-        ) from error
+        message = f"the state of training could not be written whole ({error}); is the disk full?"
+        raise OSError(errno.EIO, message) from error
 
 
 def _by(mesh: Mesh) -> dict[str, Any]:
