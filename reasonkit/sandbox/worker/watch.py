@@ -21,7 +21,7 @@ from typing import Any
 from reasonkit.sandbox.worker.box import Box
 
 _TICK = 0.02
-_DISK_TICK = 0.1
+_DISK_TICK = 0.03  # a gigabyte a second in memory: what is beyond the limit by then is bearable
 _WALL_BACKSTOP = 10
 _CORES = os.cpu_count() or 1
 _PREPARATION_SECONDS = 30.0
@@ -31,7 +31,7 @@ _PREPARATION_SECONDS = 30.0
 class Ending:
     code: int  # exit status, or minus the signal
     cpu: float
-    wall: float
+    wall: float  # without the time that it waited for a core
     stopped: str | None  # cpu, wall, memory, disk; killed: the other side asked for it
 
 
@@ -59,8 +59,9 @@ def supervise(
     except HungUp:
         _end_all(pid, private_pids=private_pids)
         raise
+    wall = time.monotonic() - started - _waited_for_core(pid)
     code, cpu = _end_all(pid, private_pids=private_pids)
-    return Ending(code, max(cpu - own_cpu, 0.0), time.monotonic() - started, stopped)
+    return Ending(code, max(cpu - own_cpu, 0.0), max(wall, 0.0), stopped)
 
 
 def _wait(
