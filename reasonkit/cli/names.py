@@ -136,10 +136,10 @@ def is_published(name: str) -> bool:
 
 
 def suites() -> Mapping[str, Sequence[str]]:
-    """Suites of tasks, by name, with their members."""
-    from reasonkit.tasks import SUITES
+    """Suites of tasks, by name, with their members; an alias is one of a single task."""
+    from reasonkit.tasks import ALIASES, SUITES
 
-    return SUITES
+    return SUITES | {name: (meaning,) for name, meaning in ALIASES.items()}
 
 
 def is_task_file(name: str) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from reasonkit.cli.discover import list_names, show
-from reasonkit.cli.names import Kind, entries
+from reasonkit.cli.names import Kind, entries, find_parts
 from reasonkit.config import load_recipe, preset_names, resolve_recipe
 from reasonkit.errors import UsageError
 from tests.synthetic_run import write_run
@@ -186,3 +186,10 @@ class TestShowPart:
         with pytest.raises(UsageError, match="unknown name 'brevty'") as error:
             show("brevty")
         assert error.value.hint == "did you mean 'brevity'?"
+
+
+def test_show_knows_every_name_that_eval_takes() -> None:
+    from reasonkit.tasks import ALIASES, SUITES
+
+    for name in [*SUITES, *ALIASES]:
+        assert Kind.TASKS in {part.kind for part in find_parts(name)}
