@@ -241,9 +241,12 @@ class Group:
         return [rollout.reward for rollout in self.rollouts if rollout.ok]
 
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def dumps(value: Any) -> str:
     """JSON as it stands in record files: sorted and compact, so that equal values are equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _COMPACT.encode(value)
 
 
 def to_row(record: Record) -> dict[str, Any]:

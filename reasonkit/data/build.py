@@ -62,7 +62,17 @@ class Part:
 
 def parse_name(name: str) -> list[Part]:
     """The sources that a name means, with their weights; more than one for a mixture."""
-    parts: list[Part] = []
+    parts = [Part(source_named(label), weight) for label, weight in _labels(name)]
+    names = [part.source.name for part in parts]
+    repeated = [each for each in names if names.count(each) > 1]
+    if repeated:
+        raise UsageError(f"'{name}' names {repeated[0]} twice", f"give it one weight: {repeated[0]}=2")
+    return parts
+
+
+def _labels(name: str) -> list[tuple[str, float]]:
+    """The items of a name with their weights, each a whole name of its own; nothing is loaded."""
+    labels: list[tuple[str, float]] = []
     prefix = ""
     for item in name.split(","):
         label, _, weight = item.strip().partition("=")
@@ -70,12 +80,8 @@ def parse_name(name: str) -> list[Part]:
             prefix = label[: label.find(":") + 1]
         else:
             label = prefix + label
-        parts.append(Part(source_named(label), _weight(item, weight)))
-    names = [part.source.name for part in parts]
-    repeated = [each for each in names if names.count(each) > 1]
-    if repeated:
-        raise UsageError(f"'{name}' names {repeated[0]} twice", f"give it one weight: {repeated[0]}=2")
-    return parts
+        labels.append((label, _weight(item, weight)))
+    return labels
 
 
 def source_named(name: str) -> AnySource:
@@ -144,11 +150,12 @@ def _mix(
     counts = shares([part.weight for part in parts], size)
     order = [place for place, count in enumerate(counts) for _ in range(count)]
     random.Random(derive_seed(seed, "data", "mix", split)).shuffle(order)
-    open_parts = functools.partial(_streams, name, split, counts, seed, settings)
+    open_part = functools.partial(_stream, name, split, counts, seed, settings)
     if workers > 1 and size >= WORTH_PROCESSES:
-        drawn = drawn_by(workers, open_parts, order)
+        libraries = [part.source.name.partition(":")[0] for part in parts]
+        drawn = drawn_by(workers, open_part, libraries, order)
     else:
-        streams = open_parts()
+        streams = [open_part(place) for place in range(len(parts))]
         drawn = (next(streams[place], None) for place in order)
     for place, record in zip(order, drawn, strict=True):
         if record is None:
@@ -159,14 +166,15 @@ def _mix(
         yield record
 
 
-def _streams(
-    name: str, split: Split, counts: Sequence[int], seed: int, settings: Mapping[str, Any]
-) -> list[Iterator[Record]]:
-    """The stream of each part of the mixture `name`: by name, so that another process can open them too."""
-    return [
-        part.source.build(split, count, seed, validate(part.source, settings.get(part.source.name, {})))
-        for part, count in zip(parse_name(name), counts, strict=True)
-    ]
+def _stream(
+    name: str, split: Split, counts: Sequence[int], seed: int, settings: Mapping[str, Any], place: int
+) -> Iterator[Record]:
+    """The stream of one part of the mixture `name`: by name, so that another process can open it too."""
+    source = source_named(_labels(name)[place][0])
+    records: Iterator[Record] = source.build(
+        split, counts[place], seed, validate(source, settings.get(source.name, {}))
+    )
+    return records
 
 
 def shares(weights: list[float], size: int) -> list[int]:

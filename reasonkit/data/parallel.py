@@ -25,11 +25,14 @@ from reasonkit.records import Record
 CHUNK = 64
 """Records sent at once."""
 
+PIPE_BYTES = 1 << 20
+"""How far a process may be ahead: the largest pipe that Linux gives anyone. Of 64 KiB it waits half the time."""
+
 _PROBE_SECONDS = 0.1
 _PROBE_DRAWS = 20
 
-Streams = Callable[[], list[Iterator[Record]]]
-"""Opens the stream of each part; sent to the processes, so it must be picklable."""
+Open = Callable[[int], Iterator[Record]]
+"""Opens the stream of a part; sent to the processes, so it must be picklable."""
 
 
 def cores() -> int:
@@ -39,16 +42,23 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def drawn_by(workers: int, streams: Streams, order: Sequence[int]) -> Iterator[Record | None]:
-    """The next record of part `order[0]`, then of `order[1]`, …; None where that part has no more."""
-    team = _shared_out(_costs(streams(), order), workers)
+def drawn_by(
+    workers: int, open_part: Open, libraries: Sequence[str], order: Sequence[int]
+) -> Iterator[Record | None]:
+    """The next record of part `order[0]`, then of `order[1]`, …; None where that part has no more.
+
+    `libraries[i]` names what part i is drawn with: who shares out the parts keeps those of one together.
+    """
+    costs = [_cost(open_part(place)) * order.count(place) for place in range(len(libraries))]
+    team = _shared_out(costs, libraries, workers)
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of Arrow
     with ExitStack() as stack:
         received: list[Iterator[Record | None]] = []
         for worker in range(max(team) + 1):
             here, there = context.Pipe(duplex=False)
+            _widen(there)
             mine = [place for place in order if team[place] == worker]
-            process = context.Process(target=_draw, args=(there, streams, mine), daemon=True)
+            process = context.Process(target=_draw, args=(there, open_part, mine), daemon=True)
             process.start()
             there.close()
             stack.callback(_end, process, here)
@@ -57,10 +67,17 @@ def drawn_by(workers: int, streams: Streams, order: Sequence[int]) -> Iterator[R
             yield next(received[team[place]])
 
 
-def _draw(sink: Connection, streams: Streams, order: Sequence[int]) -> None:
+def _widen(pipe: Connection) -> None:
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _draw(sink: Connection, open_part: Open, order: Sequence[int]) -> None:
     """In a process of its own: send the records of `order` in chunks, or the error that ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who ends this process
-    parts = streams()
+    parts = {place: open_part(place) for place in set(order)}
     try:
         for start in range(0, len(order), CHUNK):
             sink.send([next(parts[place], None) for place in order[start : start + CHUNK]])
@@ -85,25 +102,32 @@ def _end(process: Any, connection: Connection) -> None:
     process.join()
 
 
-def _costs(streams: Sequence[Iterator[Record]], order: Sequence[int]) -> list[float]:
-    """About how long each part's share takes, from its first draws. Only decides who draws what."""
-    costs = []
-    for place, stream in enumerate(streams):
-        next(stream, None)  # tables that are made once are no part of the pace
-        started = time.process_time()
-        draws = 0
-        while draws < _PROBE_DRAWS and time.process_time() - started < _PROBE_SECONDS:
-            next(stream, None)
-            draws += 1
-        costs.append((time.process_time() - started) / draws * order.count(place))
-    return costs
+def _cost(stream: Iterator[Record]) -> float:
+    """About how long a record of a part takes, from its first draws. Only decides who draws what."""
+    next(stream, None)  # tables that are made once are no part of the pace
+    started = time.process_time()
+    draws = 0
+    while draws < _PROBE_DRAWS and time.process_time() - started < _PROBE_SECONDS:
+        next(stream, None)
+        draws += 1
+    return (time.process_time() - started) / draws
 
 
-def _shared_out(costs: Sequence[float], workers: int) -> list[int]:
-    """A worker for each part: the costliest parts first, each to whoever has least to do."""
+def _shared_out(costs: Sequence[float], libraries: Sequence[str], workers: int) -> list[int]:
+    """A worker for each part: the costliest first, each to whoever has least to do.
+
+    The parts of one library go together, so that not every process loads it, unless they are more than a share.
+    """
+    bundles: list[list[int]] = []
+    for library in dict.fromkeys(libraries):
+        parts = [place for place, its in enumerate(libraries) if its == library]
+        together = sum(costs[place] for place in parts) <= sum(costs) / workers
+        bundles += [parts] if together else [[place] for place in parts]
     load = [0.0] * min(workers, len(costs))
     team = [0] * len(costs)
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        team[place] = min(range(len(load)), key=load.__getitem__)
-        load[team[place]] += costs[place]
+    for bundle in sorted(bundles, key=lambda bundle: -sum(costs[place] for place in bundle)):
+        worker = min(range(len(load)), key=load.__getitem__)
+        for place in bundle:
+            team[place] = worker
+            load[worker] += costs[place]
     return team

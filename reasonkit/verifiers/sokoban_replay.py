@@ -7,7 +7,7 @@ game ends when every box is on a target, so that moves after that are not played
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from reasonkit.records import Record, Verdict
@@ -51,11 +51,14 @@ class Room:
         if self.walls >> cell & 1:
             return self
         if not self.boxes >> cell & 1:
-            return replace(self, player=cell)
+            return self._with(cell, self.boxes)
         beyond = cell + delta
         if (self.walls | self.boxes) >> beyond & 1:
             return self
-        return replace(self, player=cell, boxes=self.boxes ^ (1 << cell) ^ (1 << beyond))
+        return self._with(cell, self.boxes ^ (1 << cell) ^ (1 << beyond))
+
+    def _with(self, player: int, boxes: int) -> Room:
+        return Room(self.width, self.height, self.walls, self.targets, boxes, player)
 
 
 def parse_room(text: str) -> Room:

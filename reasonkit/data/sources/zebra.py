@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, permutations, product
 from typing import Annotated, NamedTuple
 
@@ -120,9 +120,7 @@ class Solver:
             (range(i * houses, (i + 1) * houses), self.full << i * houses) for i in range(attributes)
         ]
         self.domains = [self.full] * (houses * attributes)
-        self.binary = [
-            (clue, 1 << clue.a | 1 << clue.b) for clue in clues if clue.kind not in ("place", "not_place")
-        ]
+        self.binary = [(_NARROWED[kind], a, b, 1 << a | 1 << b) for kind, a, b in clues if kind in _NARROWED]
         self.everything = (1 << houses * attributes) - 1
         for kind, value, house in clues:
             if kind == "place":
@@ -143,12 +141,12 @@ class Solver:
     def _search(self, domains: list[int], touched: int, rng: random.Random) -> Iterator[list[int]]:
         if not self._propagate(domains, touched):
             return
-        open_values = [value for value, domain in enumerate(domains) if domain & (domain - 1)]
-        if not open_values:
+        sizes = [domain.bit_count() for domain in domains]
+        fewest = min([size for size in sizes if size > 1], default=None)
+        if fewest is None:
             yield [domain.bit_length() - 1 for domain in domains]
             return
-        fewest = min(domains[value].bit_count() for value in open_values)
-        value = rng.choice([each for each in open_values if domains[each].bit_count() == fewest])
+        value = rng.choice([value for value, size in enumerate(sizes) if size == fewest])
         options = [house for house in range(self.houses) if domains[value] >> house & 1]
         rng.shuffle(options)
         options.sort(key=lambda house: house == value % self.houses)  # the intended one last
@@ -165,73 +163,96 @@ class Solver:
         """
         while touched:
             changed = 0
-            for clue, both in self.binary:
+            for narrow, a, b, both in self.binary:
                 if not both & (touched | changed):
                     continue
-                _, a, b = clue
-                before = domains[a], domains[b]
-                if not self._narrow(clue, domains):
+                before_a, before_b = domains[a], domains[b]
+                left, right = narrow(before_a, before_b)
+                if not (left and right):
                     return False
-                changed |= (domains[a] != before[0]) << a | (domains[b] != before[1]) << b
+                if left != before_a:
+                    domains[a] = left
+                    changed |= 1 << a
+                if right != before_b:
+                    domains[b] = right
+                    changed |= 1 << b
             for group, members in self.groups:
                 if members & (touched | changed):
-                    settled = _all_different(group, domains)
+                    settled = _all_different(group, self.full, domains)
                     if settled is None:
                         return False
                     changed |= settled
             touched = changed
         return True
 
-    def _narrow(self, clue: Clue, domains: list[int]) -> bool:
-        kind, a, b = clue
-        left, right = domains[a], domains[b]
-        if kind == "same":
-            left = right = left & right
-        elif kind == "not_same":
-            if not right & (right - 1):
-                left &= ~right
-            if not left & (left - 1):
-                right &= ~left
-        elif kind == "just_left":
-            right &= left << 1
-            left &= right >> 1
-        elif kind == "next_to":
-            right &= left << 1 | left >> 1
-            left &= right << 1 | right >> 1
-        else:
-            right &= ~((left & -left) * 2 - 1)  # beyond the leftmost house of a
-            left &= (1 << max(right.bit_length() - 1, 0)) - 1  # before the rightmost house of b
-        domains[a], domains[b] = left, right
-        return bool(left and right)
+
+def _same(left: int, right: int) -> tuple[int, int]:
+    both = left & right
+    return both, both
 
 
-def _all_different(group: range, domains: list[int]) -> int | None:
+def _not_same(left: int, right: int) -> tuple[int, int]:
+    if not right & (right - 1):
+        left &= ~right
+    if not left & (left - 1):
+        right &= ~left
+    return left, right
+
+
+def _just_left(left: int, right: int) -> tuple[int, int]:
+    right &= left << 1
+    return left & right >> 1, right
+
+
+def _next_to(left: int, right: int) -> tuple[int, int]:
+    right &= left << 1 | left >> 1
+    return left & (right << 1 | right >> 1), right
+
+
+def _left(left: int, right: int) -> tuple[int, int]:
+    right &= ~((left & -left) * 2 - 1)  # beyond the leftmost house of the first
+    return left & (1 << max(right.bit_length() - 1, 0)) - 1, right  # before the rightmost house of the second
+
+
+_NARROWED: dict[str, Callable[[int, int], tuple[int, int]]] = {
+    "same": _same,
+    "not_same": _not_same,
+    "just_left": _just_left,
+    "next_to": _next_to,
+    "left": _left,
+}
+"""By kind of clue: what is left of the houses of its two values."""
+
+
+def _all_different(group: range, full: int, domains: list[int]) -> int | None:
     """Values of one attribute take different houses: settle what can be in one place only.
 
     Gives the bits of the values that changed, or None where two would have to share a house.
     """
     once = twice = settled = 0
+    unsettled = []
     for value in group:
         domain = domains[value]
         twice |= once & domain
         once |= domain
-        if not domain & (domain - 1):
-            if settled & domain:
-                return None
+        if domain & (domain - 1):
+            unsettled.append(value)
+        elif settled & domain:
+            return None
+        else:
             settled |= domain
-    if once.bit_count() < len(group):
+    if once != full:
         return None
     alone = once & ~twice  # houses that only one value can take
     changed = 0
-    for value in group:
+    for value in unsettled:
         domain = domains[value]
-        if domain & (domain - 1):
-            narrower = domain & alone or domain & ~settled
-            if not narrower:
-                return None
-            if narrower != domain:
-                domains[value] = narrower
-                changed |= 1 << value
+        narrower = domain & alone or domain & ~settled
+        if not narrower:
+            return None
+        if narrower != domain:
+            domains[value] = narrower
+            changed |= 1 << value
     return changed
 
 
