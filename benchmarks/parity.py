@@ -1,19 +1,22 @@
-"""Our advantages, losses and divergences beside verl's own functions on one random batch: largest differences.
+"""Our advantages, losses and divergences beside TRL's and verl's own on one random batch: relative differences.
+
+    python benchmarks/parity.py
+
+TRL comes with the `bench` group (parity_trl.py). verl pins an older transformers than ours, so it is in no group
+and, where it is not installed, left out, saying so. Only its core functions are imported:
 
     pip install --no-deps verl tensordict omegaconf antlr4-python3-runtime==4.9.3 codetiming hydra-core torchdata \
         dill pylatexenc orjson cloudpickle importlib_metadata pyvers zipp
-    python benchmarks/parity.py
 
-verl pins an older transformers than ours, hence --no-deps: only its core functions are imported. What verl defines
-otherwise is said, not compared: a group of one keeps its raw reward there, and gives 0 here; CISPO's bounds are
-1 ± ε there and absolute here. TRL has its loss inside its trainer and is not compared; its advantages are ours with
-epsilon 1e-4, which a unit test holds.
+What either defines otherwise than reasonkit does is said, not compared.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -30,6 +33,9 @@ MODES = {
     "seq_mean_token_sum": "seq-mean-token-sum",
     "constant": "seq-mean-token-sum-norm",
 }
+VERL_OTHERWISE = """\
+a group of one keeps its raw reward in verl, and gives 0 in reasonkit
+cispo's bounds are 1 ± ε in verl, and absolute in reasonkit"""
 
 
 def random_batch(seed: int) -> tuple[list[Group], Tensor]:
@@ -110,7 +116,10 @@ def compare_advantages(groups: list[Group], mask: Tensor) -> dict[str, float]:
         "reinforce_pp_baseline": reinforce_pp_baseline(groups),
         "ppo, gamma 0.9, lambda 0.8": ppo(groups, gamma=0.9, lam=0.8),
     }
-    return {name: (spread(ours[name], groups, mask) - theirs[name]).abs().max().item() for name in theirs}
+    return {
+        name: ((spread(ours[name], groups, mask) - their).abs().max() / their.abs().max()).item()
+        for name, their in theirs.items()
+    }
 
 
 def compare_losses(mask: Tensor, seed: int) -> dict[str, float]:
@@ -226,14 +235,33 @@ def compare_divergences(seed: int) -> dict[str, float]:
     return found
 
 
+def compare_verl(groups: list[Group], mask: Tensor) -> dict[str, float]:
+    return {**compare_advantages(groups, mask), **compare_losses(mask, 1), **compare_divergences(2)}
+
+
+def compare_trl(groups: list[Group], mask: Tensor) -> dict[str, float]:
+    """The larger of the difference in value and in gradient, as for verl."""
+    from parity_trl import compare_dpo, compare_grpo
+
+    return {name: max(each) for name, each in {**compare_grpo(groups, mask), **compare_dpo()}.items()}
+
+
+def show(peer: str, found: Mapping[str, float], otherwise: str) -> None:
+    print(f"\n{peer} {version(peer)}: the larger relative difference of value and gradient")
+    for name, difference in found.items():
+        print(f"  {name:50} {difference:.1e}")
+    print(f"defined otherwise, and not compared:\n  {otherwise.replace(chr(10), chr(10) + '  ')}")
+
+
 def main() -> None:
     groups, mask = random_batch(0)
-    for name, difference in {
-        **compare_advantages(groups, mask),
-        **compare_losses(mask, 1),
-        **compare_divergences(2),
-    }.items():
-        print(f"{name:50} {difference:.1e}")
+    from parity_trl import OTHERWISE
+
+    show("trl", compare_trl(groups, mask), OTHERWISE)
+    if importlib.util.find_spec("verl") is None:
+        print("\nverl: not installed, left out (this file says how to install it)")
+    else:
+        show("verl", compare_verl(groups, mask), VERL_OTHERWISE)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,12 @@ class Preference:
         batch = replace(make_batch(samples), sequences=len(known))
         return batch, {
             "left_out": float(len(records) - len(known)),
-            "loss": _mean([self._loss(margin) for margin in margins]),
+            "loss": _mean(
+                [
+                    self._loss(margin, pair, better)
+                    for margin, (_, pair), (better, _) in zip(margins, known, scores, strict=True)
+                ]
+            ),
             "margin": _mean(margins),
             "preferred": _mean([float(margin > 0) for margin in margins]),
             "gain_chosen": _mean([better for better, _ in gains]),
@@ -161,10 +166,12 @@ class Preference:
             share = weight / sample.rollout_tokens if self._normalised else weight
             yield replace(sample, advantages=torch.full_like(sample.advantages, share + extra))
 
-    def _loss(self, margin: float) -> float:
-        return -(1 - self._smoothing) * math.log(_sigmoid(margin)) - self._smoothing * math.log(
-            _sigmoid(-margin)
-        )
+    def _loss(self, margin: float, pair: Pair, better: float) -> float:
+        """Of one pair, imitation of the better reply (whose score is given) included."""
+        preferred = (1 - self._smoothing) * math.log(_sigmoid(margin))
+        swapped = self._smoothing * math.log(_sigmoid(-margin))
+        mean = better if self._normalised else better / pair.better.rollout_tokens
+        return -preferred - swapped - self._nll * mean
 
 
 def _last_turn(sample: Sample) -> Sample:
