@@ -9,6 +9,7 @@ Everything is a function of the samples and their order.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -152,26 +153,42 @@ def micro_batches(samples: Sequence[Sample], token_budget: int) -> Iterator[Micr
 def rows(samples: Sequence[Sample], token_budget: int) -> Iterator[Row]:
     """Rows of at most `token_budget` tokens; a sequence longer than that has a row of its own.
 
-    Prompts with the longest sequence come first, so that a batch too large for memory fails at once.
+    Best fit, decreasing: the sequences of a prompt, which share its tokens, go into the fullest row that has room
+    for all of them, those that take most first. Only what is more than a whole row is cut.
+
+    Rows with the longest sequence come first, so that a batch too large for memory fails at once.
     """
+    filled: list[Row] = []
+    rooms: list[tuple[int, int]] = []  # what is left of each row, and which it is; the fullest first
+    for tokens, places in sorted(_pieces(samples, token_budget), key=lambda piece: -piece[0]):
+        fullest = bisect_left(rooms, (tokens, 0))
+        room, row = rooms.pop(fullest) if fullest < len(rooms) else (token_budget, len(filled))
+        if row == len(filled):
+            filled.append([])
+        filled[row].append(places)
+        insort(rooms, (room - tokens, row))
+    yield from sorted(filled, key=lambda row: -max(samples[places[0]].inputs for places in row))
+
+
+def _pieces(samples: Sequence[Sample], token_budget: int) -> Iterator[tuple[int, list[int]]]:
+    """The samples of each prompt, longest first, and the tokens that they take; cut where more than a row."""
     prompts: dict[bytes, list[int]] = {}
     for place, sample in enumerate(samples):
         prompts.setdefault(sample.ids[: sample.prefix].numpy().tobytes(), []).append(place)
     for places in prompts.values():
-        places.sort(key=lambda place: -samples[place].inputs)
-    row: Row = []
-    tokens = 0
-    for places in sorted(prompts.values(), key=lambda places: -samples[places[0]].inputs):
-        row.append([])
-        for place in places:
-            added = samples[place].inputs - (samples[place].prefix - 1 if row[-1] else 0)
-            if tokens and tokens + added > token_budget:
-                yield [each for each in row if each]
-                row, tokens, added = [[]], 0, samples[place].inputs
-            row[-1].append(place)
-            tokens += added
-    if tokens:
-        yield row
+        left = sorted(places, key=lambda place: -samples[place].inputs)
+        while left:
+            piece, others = left[:1], []
+            tokens, shared = samples[left[0]].inputs, samples[left[0]].prefix - 1
+            for place in left[1:]:
+                own = samples[place].inputs - shared
+                if tokens + own <= token_budget:
+                    piece.append(place)
+                    tokens += own
+                else:
+                    others.append(place)
+            yield tokens, piece
+            left = others
 
 
 def pack(samples: Sequence[Sample], row: Sequence[Sequence[int]]) -> MicroBatch:

@@ -132,5 +132,39 @@ def test_the_longest_sequence_comes_first_so_that_memory_runs_out_at_once() -> N
     assert first.layout.lengths[0] == max(sample.inputs for sample in samples)
 
 
+def replies(*lengths: tuple[int, int, int]) -> list[Sample]:
+    """Samples of (prompt, tokens of it, tokens of what follows) that take so many tokens in a row."""
+    samples = []
+    for prompt, before, own in lengths:
+        scored = torch.arange(before + 1, before + own + 1)
+        nothing = torch.zeros(own)
+        ids = torch.cat([torch.full((before + 1,), prompt), torch.full((own,), 99)])
+        samples.append(Sample(ids, scored, nothing, nothing, nothing, own))
+    assert [sample.inputs for sample in samples] == [before + own for _, before, own in lengths]
+    return samples
+
+
+def places_of(samples: list[Sample], budget: int) -> list[list[int]]:
+    return [sorted(micro.samples) for micro in micro_batches(samples, budget)]
+
+
+def test_a_sequence_goes_to_the_fullest_row_that_has_room_for_it() -> None:
+    # One row after the other, in this order: 7 | 6 4 | 3 3 3 | 2 2, four rows for 30 tokens. Best fit fills three.
+    samples = replies(*((prompt, 0, own) for prompt, own in enumerate((7, 6, 4, 3, 3, 3, 2, 2))))
+    assert places_of(samples, 10) == [[0, 3], [1, 2], [4, 5, 6, 7]]
+
+
+def test_sequences_of_a_prompt_stay_together_where_a_row_has_room_for_all() -> None:
+    # Prompt 0 takes 2 + 3 + 3 = 8 of 12. Alone, one of its replies would fill up the row of 7; together they go to
+    # the row of 4, and the prompt lies in one row only.
+    samples = replies((0, 2, 3), (1, 0, 7), (0, 2, 3), (2, 0, 4))
+    assert places_of(samples, 12) == [[1], [0, 2, 3]]
+
+
+def test_a_prompt_of_more_than_a_row_is_cut_longest_first() -> None:
+    samples = replies((0, 2, 1), (0, 2, 7), (0, 2, 5), (0, 2, 2))
+    assert places_of(samples, 10) == [[0, 1], [2, 3]]
+
+
 def test_no_samples_make_no_micro_batch() -> None:
     assert list(micro_batches([], 100)) == []
