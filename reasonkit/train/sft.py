@@ -57,14 +57,11 @@ class Imitation:
         """Nothing has to be known beforehand."""
 
     async def batch(self, records: Sequence[Record], step: int) -> tuple[Batch, dict[str, float]]:
-        samples: list[Sample] = []
-        too_long = 0
-        for place, record in enumerate(records):
-            reply = self._reply(record, derive_seed(self._seed, "demonstration", step, place))
-            found = demonstrated(self._dialogue, record, reply, self._context)
-            too_long += not found
-            samples += found
-        return make_batch(samples), {"left_out": float(too_long)}
+        pairs = [
+            (record, self._reply(record, derive_seed(self._seed, "demonstration", step, place)))
+            for place, record in enumerate(records)
+        ]
+        return sft_batch(pairs, self._dialogue, self._context), {}
 
     def _reply(self, record: Record, seed: int) -> str:
         if self._demonstrate is not None:
@@ -121,14 +118,16 @@ def sample_of(ids: Sequence[int], mask: Sequence[int], advantage: float) -> Samp
 
 
 def sft_batch(pairs: Sequence[tuple[Record, str]], dialogue: Dialogue, context: int) -> Batch:
-    """(record, reply) pairs as one update of the `nll` loss. A prompt that fills the context is an error."""
+    """(record, reply) pairs as one update of the `nll` loss. A record without a token to learn is an error: merely
+    left out, a file full of them would pass for training."""
     samples: list[Sample] = []
     for record, reply in pairs:
         found = demonstrated(dialogue, record, reply, context)
         if not found:
             raise ReasonkitError(
-                f"the prompt of record {record.uid} leaves nothing to learn within the context of {context}",
-                "raise model.context, or leave out long problems",
+                f"the prompt of record {record.uid} of {record.source} leaves nothing to learn within "
+                f"model.context ({context})",
+                "raise model.context, or leave long prompts out: --set data.filter_overlong_prompts=true",
             )
         samples += found
     return make_batch(samples)

@@ -125,7 +125,7 @@ def test_a_reply_is_cut_at_the_context_and_a_prompt_that_fills_it_is_refused(fol
     prompt = len(dialogue.prompt_ids(user("1")))
     [sample] = sft_batch([(asked("1"), "123456")], dialogue, context=prompt + 2).samples
     assert len(sample.scored) == 2
-    with pytest.raises(ReasonkitError, match=f"nothing to learn within the context of {prompt}"):
+    with pytest.raises(ReasonkitError, match=rf"nothing to learn within model.context \({prompt}\)"):
         sft_batch([(asked("1"), "123456")], dialogue, context=prompt)
 
 

@@ -81,11 +81,21 @@ def test_a_sequence_is_cut_at_the_context_and_dropped_where_nothing_is_left() ->
     assert demonstrated(DIALOGUE, record, "123456", prompt) == []
 
 
-def test_imitation_takes_the_answer_or_asks_a_demonstrator_and_counts_what_is_too_long() -> None:
+def test_a_record_that_leaves_nothing_to_learn_is_an_error_that_names_it() -> None:
     imitation = Imitation.of(recipe("sft"), DIALOGUE, learner_of("sft"))
     records = [Record("a", "chat", (user("1+1"),), "2"), Record("b", "chat", (user("9" * CONTEXT),), "2")]
-    batch, measured = asyncio.run(imitation.batch(records, 1))
-    assert (len(batch.samples), batch.tokens, measured) == (1, 2, {"left_out": 1.0})
+    with pytest.raises(ReasonkitError, match=rf"record b of chat leaves nothing to learn .* \({CONTEXT}\)"):
+        asyncio.run(imitation.batch(records, 1))
+    # An earlier turn within the context is something to learn, whatever becomes of the last one.
+    turns = (user("1"), assistant("2"), user("9" * CONTEXT))
+    batch, _ = asyncio.run(imitation.batch([Record("c", "chat", turns, "2")], 1))
+    assert batch.tokens == 2
+
+
+def test_imitation_takes_the_answer_or_asks_a_demonstrator() -> None:
+    imitation = Imitation.of(recipe("sft"), DIALOGUE, learner_of("sft"))
+    batch, _ = asyncio.run(imitation.batch([Record("a", "chat", (user("1+1"),), "2")], 1))
+    assert (len(batch.samples), batch.tokens) == (1, 2)
     with pytest.raises(ReasonkitError, match="has no reply to imitate: its answer is dict"):
         asyncio.run(imitation.batch([Record("c", "chat", (user("1"),), {"a": 1})], 1))
     with pytest.raises(ConfigError, match="does not know demonstrater"):
