@@ -36,6 +36,7 @@ LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ADDRESS = "RAY_ADDRESS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 STARTING = 300.0
 """Seconds in which an actor's process must be there: an import from a network disk, at worst."""
 RESERVING = 120.0
@@ -65,7 +66,7 @@ class HeadLost(Lost):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one actor takes of its node."""
+    """What a place takes of its node, or an actor of its place."""
 
     cpus: int = 1
     gpus: int = 0
@@ -74,11 +75,13 @@ class Needs:
 class Cluster:
     """Made in the main thread: a Ray of our own ends with the thread that started it."""
 
-    def __init__(self, needs: Sequence[Needs], logs: Path) -> None:
-        """One place for each of `needs`. `logs` is a folder that all nodes see."""
+    def __init__(self, needs: Sequence[Needs], logs: Path, *, fewer: str) -> None:
+        """One place for each of `needs`, whole on one node. `logs` is a folder that all nodes see; `fewer` says how
+        to ask for less, where there is no room for so many."""
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         self._needs = list(needs)
+        self._fewer = fewer
         self._logs = logs.resolve()
         self._logs.mkdir(parents=True, exist_ok=True)
         self._folder = None if os.environ.get(ADDRESS) else tempfile.mkdtemp(prefix="ray-")
@@ -92,19 +95,28 @@ class Cluster:
             self.close()
             raise
 
-    def place(self, index: int, name: str, *, waits: bool) -> Actor:
-        """A new process at place `index`. One that `waits` runs its calls as coroutines, side by side; any other
-        runs them one after the other in a thread."""
+    def place(
+        self,
+        index: int,
+        name: str,
+        *,
+        waits: bool,
+        takes: Needs | None = None,
+        shares: Sequence[str] = (),
+    ) -> Actor:
+        """A new process at place `index`, which takes all of it, or so much. One that `waits` runs its calls as
+        coroutines, side by side; any other runs them one after the other in a thread. `shares` are GPUs that
+        others of the place have been given, and that it sees too."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         if self._gone is not None:
             raise self._gone
-        needs = self._needs[index]
+        takes = takes or self._needs[index]
         options: dict[str, Any] = {
             "name": f"{name}-{os.getpid()}-{len(self._actors)}",
-            "num_cpus": needs.cpus,
-            "num_gpus": needs.gpus,
+            "num_cpus": takes.cpus,
+            "num_gpus": takes.gpus,
             "max_restarts": 0,
             "max_concurrency": 10_000 if waits else 1,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
@@ -118,7 +130,9 @@ class Cluster:
             for variable in ("OMP_NUM_THREADS", "PYTHONPATH", "REASONKIT_DEBUG")
             if variable in os.environ
         }
-        handle = kind.options(**options).remote(str(log), str(Path.cwd()), list(sys.path), environment)
+        handle = kind.options(**options).remote(
+            str(log), str(Path.cwd()), list(sys.path), environment, list(shares)
+        )
         actor = Actor(name, handle, log)
         self._actors.append(actor)
         return actor
@@ -189,7 +203,7 @@ class Cluster:
         )
         raise ReasonkitError(
             f"the cluster did not give {len(bundles)} places within {RESERVING:g} s: they take {had}",
-            "reasonkit doctor --cluster, and set cluster.learners and cluster.engines to what is there",
+            f"reasonkit doctor --cluster says what is there; {self._fewer}",
         )
 
 
@@ -200,7 +214,8 @@ class Where:
     host: str
     node: str
     pid: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
+    """Those that it sees, by number or UUID."""
 
 
 class Actor:
@@ -409,8 +424,13 @@ def _failed(error: BaseException) -> tuple[str, _Failed]:
 class _Host:
     """What runs in an actor's process, whatever it is that it holds."""
 
-    def __init__(self, log: str, folder: str, path: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, log: str, folder: str, path: list[str], environment: Mapping[str, str], shares: list[str]
+    ) -> None:
         os.environ.update(environment)
+        if shares:  # Ray hides all from who takes none
+            os.environ[VISIBLE] = ",".join(shares)
+        self._shares = shares
         with contextlib.suppress(
             FileNotFoundError
         ):  # a user's own modules are looked up where the run was started
@@ -437,11 +457,10 @@ class _Host:
             "host": socket.gethostname(),
             "node": _node(),
             "pid": os.getpid(),
-            "gpus": tuple(int(each) for each in ray.get_gpu_ids()),
+            "gpus": tuple(map(str, self._shares or ray.get_gpu_ids())),
         }
 
     def _free_address(self) -> str:
-
         with socket.socket() as free:
             free.bind(("", 0))
             return f"tcp://{_node()}:{free.getsockname()[1]}"

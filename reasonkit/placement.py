@@ -21,14 +21,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from reasonkit.cluster import ADDRESS, Actor, Cluster, Needs, gpus
+from reasonkit.cluster import ADDRESS, VISIBLE, Actor, Cluster, Needs, gpus
 from reasonkit.engines import Engine, Sampling
 from reasonkit.errors import UsageError
 from reasonkit.evaluate.run import Opener
 from reasonkit.models import FoundModel, load_engine, open_model
 from reasonkit.records import Completion
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -131,7 +130,8 @@ def placed(places: Places, logs: Path) -> Iterator[Opener]:
     if not places.actors:
         yield open_model
         return
-    cluster = Cluster([Needs(gpus=places.tensor_parallel if places.on_gpus else 0)] * places.engines, logs)
+    needs = [Needs(gpus=places.tensor_parallel if places.on_gpus else 0)] * places.engines
+    cluster = Cluster(needs, logs, fewer="set --engines and --tp to that")
     try:
         yield partial(open_model, load=_Placed(cluster, places).load)
     finally:

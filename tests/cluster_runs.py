@@ -64,8 +64,8 @@ def last_step(run: RunDir) -> int:
     return int(json.loads(whole)["step"]) if whole else 0
 
 
-def uids(run: RunDir) -> list[list[str]]:
-    return [pq.read_table(run.rollouts(step)).column("uid").to_pylist() for step in range(1, STEPS + 1)]
+def uids(run: RunDir, steps: int = STEPS) -> list[list[str]]:
+    return [pq.read_table(run.rollouts(step)).column("uid").to_pylist() for step in range(1, steps + 1)]
 
 
 class Running:

@@ -135,6 +135,7 @@ def _dry_run_rows(found: DryRun) -> list[tuple[str, str]]:
         ("optimizer updates a step", str(found.updates_a_step)),
         ("sampled tokens a step", f"at most {found.most_tokens_a_step:,}"),
         ("parameters", f"{found.parameters:,}"),
+        ("placement", found.placement),
         *_memory_rows(found),
         *((f"verifier on {check.source}", _check_words(check)) for check in found.checks),
         *_prompt_rows(found),

@@ -101,6 +101,14 @@ class Punctual(Protocol):
         """Between two requests a client waits in here for what is outside the event loop."""
 
 
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can leave its device to a learner beside it."""
+
+    async def sleep(self) -> None:
+        """Until the next `load_weights`, which brings back all that it needs. Nothing is in flight."""
+
+
 def open_engine(path: Path | str, part: Part, model: ModelConfig) -> Engine:
     """The engine that a recipe names, on the model folder at `path`, with the part's options."""
     from_path = resolve("engine", part.name, ENGINES).from_path

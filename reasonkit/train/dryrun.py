@@ -36,7 +36,7 @@ from reasonkit.train.model import (
     make_tokenizer,
 )
 from reasonkit.train.shapes import known_shape
-from reasonkit.train.topology import check_topology
+from reasonkit.train.topology import check_topology, describe
 
 SAMPLE = 8
 """Records a source that are built and judged."""
@@ -81,6 +81,8 @@ class DryRun:
     most_tokens_a_step: int
     """Were every reply as long as rollout.max_tokens."""
     parameters: int
+    placement: str
+    """Where learner and engines are to be."""
     learners: int
     """Devices that the learner's memory is counted for."""
     learner_gib: dict[str, float]
@@ -122,6 +124,7 @@ def dry_run(recipe: Recipe) -> DryRun:
         samples=samples * recipe.train.steps,
         most_tokens_a_step=samples * recipe.rollout.max_tokens,
         parameters=shapes.parameters,
+        placement=describe(recipe),
         learners=learners,
         learner_gib=learner_memory(recipe, shapes, learners),
         engine_gib=engine_memory(recipe, shapes),

@@ -4,6 +4,9 @@
     RemoteEngines   one engine an actor; one that is lost is started anew, with the newest weights, and what it was
                     asked is asked again: a request decides its own draws, so the reply is the same
 
+Where both share their GPUs, engines sleep from the moment that ranks begin to work until new weights come, or a
+request: `Learner` and `Engine` say nothing of it, so whoever uses them need not know.
+
 Weights go from the ranks to the engines without passing through the controller: rank 0 puts what all ranks gather
 into Ray's object store, in parcels, and goes on; vLLM takes them from there by its own weight transfer. Left out: a
 broadcast from the ranks to other machines' engines by NCCL. What is placed where is topology.py's business.
@@ -15,7 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,10 @@ class ActorRank(Rank):
         base = str(Path(self.model.name_or_path or "").absolute()) if adapted else None
         return Parcels(tuple(references), size, base)
 
+    def release(self) -> None:
+        """What nothing of the model is in any more goes back to the GPU, for whoever is beside it."""
+        torch.cuda.empty_cache()
+
     def _ticking(self, weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
             self.mesh.tick()
@@ -80,19 +87,34 @@ def make_rank(
 class RemoteLearner:
     """Implements Learner over actors that hold a rank each."""
 
-    def __init__(self, actors: Sequence[Actor], *, stalled: float = STALLED, silent: float = SILENT) -> None:
-        """Of actors that are made. `stalled` is how long no rank may tick, `silent` how long one may give no sign
-        of life."""
+    def __init__(
+        self,
+        actors: Sequence[Actor],
+        *,
+        alone: Callable[[], Awaitable[None]] | None = None,
+        stalled: float = STALLED,
+        silent: float = SILENT,
+    ) -> None:
+        """Of actors that are made. Once `alone` has returned, they have their devices to themselves; None where
+        they always have. `stalled` is how long no rank may tick, `silent` how long one may give no sign of life."""
         self._actors = list(actors)
+        self._alone = alone
         self._stalled = stalled
         self._silent = silent
         self._lost: ReasonkitError | None = None
 
     @classmethod
     async def on(
-        cls, actors: Sequence[Actor], recipe: Recipe, path: Path | str, threads: int
+        cls,
+        actors: Sequence[Actor],
+        recipe: Recipe,
+        path: Path | str,
+        threads: int,
+        alone: Callable[[], Awaitable[None]] | None = None,
     ) -> RemoteLearner:
         """The learner of a recipe, on the model and tokenizer at `path`."""
+        if alone is not None:
+            await alone()
         address = await actors[0].address()
         await asyncio.gather(
             *(
@@ -100,23 +122,23 @@ class RemoteLearner:
                 for rank, actor in enumerate(actors)
             )
         )
-        return cls(actors)
+        return cls(actors, alone=alone)
 
     async def step(self, batch: Batch) -> StepStats:
-        return StepStats((await self._all("step", put(batch)))[0])
+        return StepStats((await self._work("step", put(batch)))[0])
 
     async def logprobs(self, batch: Batch, *, reference: bool) -> list[Tensor]:
-        parts = await self._all("logprobs", put(batch.samples), reference=reference)
+        parts = await self._work("logprobs", put(batch.samples), reference=reference)
         return _merged(parts, len(batch.samples))
 
     async def values(self, batch: Batch) -> list[Tensor]:
-        return _merged(await self._all("values", put(batch.samples)), len(batch.samples))
+        return _merged(await self._work("values", put(batch.samples)), len(batch.samples))
 
     def weights(self) -> WeightSource:
         return RemoteWeights(self)
 
     async def rehearse(self, longest: int) -> None:
-        await self._all("rehearse", longest)
+        await self._work("rehearse", longest)
 
     async def save(self, path: Path, state: Mapping[str, Any]) -> None:
         await self._all("save", path.resolve(), dict(state))
@@ -125,10 +147,13 @@ class RemoteLearner:
         await self._all("saved")
 
     async def load(self, path: Path) -> None:
-        await self._all("load", path.resolve())
+        await self._work("load", path.resolve())
 
     async def parcels(self) -> Parcels:
+        """A copy of the weights. Where devices are shared, the engines may take them back from here on."""
         gathered: Parcels = (await self._all("parcels"))[0]
+        if self._alone is not None:
+            await self._all("release")
         return gathered
 
     async def close(self) -> None:
@@ -138,6 +163,12 @@ class RemoteLearner:
         finally:
             for actor in self._actors:
                 actor.kill()
+
+    async def _work(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
+        """What takes memory beside the model's own."""
+        if self._alone is not None:
+            await self._alone()
+        return await self._all(method, *arguments, **options)
 
     async def _all(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
         """The method's result on every rank. All are told before one is awaited: all hear the same order."""
@@ -235,6 +266,9 @@ class RemoteEngines:
         self._silent = silent
         self._seats = [_Seat(number, actor) for number, actor in enumerate(actors)]
         self._newest: _Delivery | None = None
+        self._asleep = False
+        self._turning = asyncio.Lock()
+        """Held by who puts the engines to sleep or wakes them."""
         self._closed = False
 
     @property
@@ -250,6 +284,8 @@ class RemoteEngines:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """By the engine that has the least to do; by another one, or the same started anew, where that is lost."""
+        if self._asleep:
+            await self._wake()
         while True:
             seat = await self._free()
             try:
@@ -265,13 +301,22 @@ class RemoteEngines:
         """Replaces the weights of all engines at once, requests in flight or not."""
         started = time.perf_counter()
         parcels = weights if isinstance(weights, Parcels) else await self.collect(weights)
-        self._newest = delivery = _Delivery(parcels, version)
-        await asyncio.gather(*(self._renew(seat, delivery) for seat in self._seats))
+        async with self._turning:
+            self._newest = delivery = _Delivery(parcels, version)
+            await self._deliver(delivery)
         spent = time.perf_counter() - started
         LOGGER.debug(
             "weights of version %d to %d engines: %d bytes in %.2f s, %.3f GB/s each",
             version, len(self._seats), parcels.bytes, spent, parcels.bytes / 1e9 / spent,
         )  # fmt: skip
+
+    async def sleep(self) -> None:
+        """Leave the devices to those who share them, until there are new weights or a request. Nothing is in
+        flight: sampling is over when ranks work (`max_staleness` is 0 where devices are shared)."""
+        async with self._turning:
+            if not self._asleep:
+                await asyncio.gather(*(self._put_to_sleep(seat) for seat in self._seats))
+                self._asleep = True
 
     async def collect(self, weights: WeightSource) -> Parcels:
         """A copy of the weights, which their learner may leave behind."""
@@ -293,6 +338,29 @@ class RemoteEngines:
         await asyncio.gather(*ending, return_exceptions=True)  # what does not end by itself is ended
         for seat in self._seats:
             seat.actor.kill()
+
+    async def _wake(self) -> None:
+        """A request came before new weights: those of the last time again."""
+        async with self._turning:
+            if self._asleep:
+                assert self._newest is not None, "a learner's first weights come before requests"
+                self._newest = again = replace(self._newest)
+                await self._deliver(again)
+
+    async def _deliver(self, delivery: _Delivery) -> None:
+        await asyncio.gather(*(self._renew(seat, delivery) for seat in self._seats))
+        self._asleep = False
+
+    async def _put_to_sleep(self, seat: _Seat) -> None:
+        while True:
+            if seat.mending is not None:
+                await asyncio.shield(seat.mending)
+            try:
+                await self._on(seat, lambda actor: actor.call("sleep", deadline=UPDATE))
+            except Lost as lost:
+                self._mend(seat, lost)
+            else:
+                return
 
     async def _free(self) -> _Seat:
         if self._closed:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reasonkit.cluster import get
-from reasonkit.engines import Engine, Sampling, WeightSource, open_engine
+from reasonkit.engines import Engine, Sampling, Sleeper, WeightSource, open_engine
 from reasonkit.recipe import ModelConfig, Part
 from reasonkit.records import Completion
 from reasonkit.train.lora import add_adapters, fill_adapters
@@ -58,6 +58,12 @@ class ServedEngine:
         if base is not None:
             weights = await asyncio.to_thread(self._merged, base, weights)
         await self._engine.load_weights(_On(self._device, weights), version)
+
+    async def sleep(self) -> None:
+        """Leave the device to the learner rank beside it until the next `load`. An engine that cannot stays."""
+        if isinstance(self._engine, Sleeper):
+            await self._engine.sleep()
+        torch.cuda.empty_cache()  # what tensors on their way took; nothing, without a GPU
 
     async def close(self) -> None:
         await self._engine.close()

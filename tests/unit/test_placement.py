@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from reasonkit.cluster import VISIBLE
 from reasonkit.engines.names import parse_model
 from reasonkit.errors import UsageError
 from reasonkit.models import FoundModel
-from reasonkit.placement import VISIBLE, Places, find_places
+from reasonkit.placement import Places, find_places
 
 
 def local(label: str, engine: str = "vllm") -> FoundModel:
