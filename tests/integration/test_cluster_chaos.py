@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from reasonkit.cluster import SILENT
 from reasonkit.rundir import RunDir
 from tests.cluster_runs import PATIENCE, STEPS, Running, command, ended, rows, uids, write_runs
 
@@ -62,6 +67,51 @@ def test_a_run_whose_ray_loses_its_head_says_so_leaves_nothing_behind_and_is_res
     assert running.run.info()["state"] == "failed"
     monkeypatch.delenv(PAUSE)
     command(tmp_path, "train", "--resume", "run")
+    accounted_for(running.run, undisturbed)
+
+
+def test_an_engine_stopped_for_longer_than_its_deadline_is_replaced_and_the_run_goes_on(
+    tmp_path: Path, undisturbed: RunDir
+) -> None:
+    """It is neither dead nor does it answer. It is ended, too: nobody would ever do so afterwards."""
+    write_runs(tmp_path)
+    with Running(tmp_path, "async.yaml", "--out", "run") as running:
+        running.until_step(2)
+        stopped = psutil.Process(running.pid("engine-0"))
+        started = time.monotonic()
+        stopped.suspend()
+        running.until(lambda: running.pid("engine-0") != stopped.pid)
+        assert (
+            time.monotonic() - started > SILENT / 2
+        )  # its deadline, and nothing sooner, said that it was lost
+        family = running.family()
+        assert running.process.wait(PATIENCE) == 0, running.said()
+        assert "engine 0 is started anew" in running.said()
+        assert f"engine-0 (process {stopped.pid} on " in running.said()
+        assert ended([stopped, *family])
+    accounted_for(running.run, undisturbed)
+
+
+def test_a_run_that_ray_ends_is_listed_as_killed_and_is_resumed(
+    tmp_path: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends the command when its daemon is gone: nobody is left to write down the state."""
+    write_runs(tmp_path)
+    (tmp_path / "micro_reward.py").write_text(SLOW_REWARD)
+    monkeypatch.setenv(PAUSE, "0.25")
+    with Running(tmp_path, "async.yaml", "--out", "runs/run", run="runs/run") as running:
+        running.until_step(2)
+        family = running.family()
+        running.kill("raylet")
+        running.process.wait(PATIENCE)
+        assert ended(family)
+    monkeypatch.delenv(PAUSE)
+    listed = subprocess.run(
+        [sys.executable, "-m", "reasonkit", "list", "runs", "--json"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert [row["state"] for row in json.loads(listed.stdout)] == ["killed"]
+    command(tmp_path, "train", "--resume", "runs/run")
     accounted_for(running.run, undisturbed)
 
 
