@@ -170,6 +170,11 @@ class Source:
         return sum(math.prod(shape) for shape in self._shapes.values()) * self._dtype.itemsize
 
     @property
+    def largest(self) -> int:
+        """Bytes of the tensor that has the most."""
+        return max(map(math.prod, self._shapes.values())) * self._dtype.itemsize
+
+    @property
     def device(self) -> torch.device:
         """Where the learner has its weights."""
         _, tensor = next(self._named())
@@ -286,9 +291,8 @@ class Sender:
         if self._transfer == "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            return IPCTrainerInitInfo(
-                packed=True, packed_buffer_size_bytes=self._bucket_bytes, rank=self._rank
-            )
+            bucket = max(self._bucket_bytes, self._source.largest)  # each tensor must fit into one
+            return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=bucket, rank=self._rank)
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_ip, get_open_port
 

@@ -119,6 +119,7 @@ def test_tensors_are_sent_in_the_engines_dtype_under_the_checkpoints_names() -> 
         LAYOUT, torch.bfloat16
     )
     assert source.bytes == 2 * (7 * 4 + 4)
+    assert source.largest == 2 * 7 * 4
 
 
 def test_parameters_are_sent_without_their_graph() -> None:
