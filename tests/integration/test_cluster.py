@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from reasonkit.cluster import Actor, Cluster, Lost, Needs
 from reasonkit.engines import Sampling
@@ -19,6 +21,7 @@ from reasonkit.recipe import ModelConfig, Part, Recipe
 from reasonkit.records import Completion
 from reasonkit.rundir import RunDir
 from reasonkit.train.learner import LocalLearner
+from reasonkit.train.lora import ADAPTERS
 from reasonkit.train.remote import RemoteEngines, RemoteLearner
 from reasonkit.train.served import ServedEngine
 from tests.cluster_runs import PATIENCE, STEPS, Running, command, ended, rows, uids, write_runs
@@ -43,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two places for learner ranks, one for an engine."""
     others = set(psutil.Process().children(recursive=True))  # that other tests hold
-    opened = Cluster([Needs()] * 3, tmp_path_factory.mktemp("logs"))
+    opened = Cluster([Needs()] * 3, tmp_path_factory.mktemp("logs"), fewer="ask for less")
     yield opened
     family = [each for each in psutil.Process().children(recursive=True) if each not in others]
     opened.close()
@@ -167,6 +170,30 @@ def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path,
         assert row["gb_per_second_weights"] > 0
         assert 0 <= row["time_idle_learner"] < 1
         assert 0 <= row["time_idle_engines"] < 1
+
+
+def test_adapters_trained_on_ray_are_those_of_one_process_and_travel_alone(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    settings = (
+        "model.lora={r: 1, target_modules: [q_proj, down_proj]}",
+        "train.steps=2",
+        "validation.every=0",
+    )
+    words = [word for each in settings for word in ("--set", each)]
+    for name in ("ray", "here"):
+        command(tmp_path, "train", f"{name}.yaml", "--out", name, *words)
+    over_ray, here = RunDir(tmp_path / "ray"), RunDir(tmp_path / "here")
+    for mine, theirs in zip(rows(over_ray), rows(here), strict=True):
+        assert 0 < mine["bytes_weights"] < theirs["bytes_weights"] / 4  # adapters, and the whole model
+        for name in ("reward", "loss", "grad_norm", "length_mean"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (mine["step"], name)
+    start, *trained = (
+        load_file(run.checkpoint(step) / ADAPTERS) for run, step in ((here, 0), (here, 2), (over_ray, 2))
+    )
+    assert trained[0].keys() == trained[1].keys() == start.keys()
+    for name, tensor in trained[0].items():
+        assert not tensor.equal(start[name]), name
+        assert torch.allclose(tensor, trained[1][name], rtol=1e-2, atol=1e-4), name
 
 
 def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_controller(
