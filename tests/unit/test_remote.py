@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from reasonkit.cluster import HeadLost, Lost, _listens
+from reasonkit.cluster import HeadLost, Lost, _listens, as_bytes, from_bytes
 from reasonkit.engines import Sampling, open_engine
 from reasonkit.recipe import Part, Recipe
 from reasonkit.train.mesh import Mesh
@@ -114,6 +114,27 @@ def test_a_watch_that_sees_nothing_is_over_when_the_work_is() -> None:
 
     asyncio.run(run())
     assert ended
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(12).reshape(3, 4).T,
+        torch.randn(8)[2:5].to(torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.tensor(2.5, requires_grad=True),
+        torch.empty(0, 3),
+    ],
+    ids=["transposed", "bfloat16", "bool", "a number", "empty"],
+)
+def test_tensors_travel_as_they_are_and_belong_to_whom_they_reach(tensor: torch.Tensor) -> None:
+    sent = as_bytes(tensor)
+    arrived = from_bytes(sent)
+    assert len(sent[0]) == tensor.nbytes
+    assert (arrived.dtype, arrived.shape) == (tensor.dtype, tensor.shape)
+    assert arrived.equal(tensor.detach())
+    arrived.zero_()  # unlike what lies in an object store
+    assert from_bytes(sent).equal(tensor.detach())
 
 
 def test_who_listens_is_there() -> None:
