@@ -96,7 +96,7 @@ def _run(
             else resume_run(folder, observer, restarts)
         )
         observer.phase("writing the report")
-        write_report([folder.path], folder.report)
+        write_report([folder.path], folder.report, images=False)
         observer.phase("done")
     return outcome
 

@@ -33,16 +33,25 @@ class Written:
 
 
 def write_report(
-    runs: Sequence[Path], output: Path, *, title: str = "", rename: Mapping[str, str] | None = None
+    runs: Sequence[Path],
+    output: Path,
+    *,
+    title: str = "",
+    rename: Mapping[str, str] | None = None,
+    images: bool = True,
 ) -> Written:
-    """Write the page about `runs` to `output`, and its charts as images into `charts/` beside it."""
+    """Write the page about `runs` to `output`, and its charts as images into `charts/` beside it.
+
+    The dozens of images take seconds, which who only wants to look at the page need not wait for.
+    """
     read = read_runs(runs, rename or {})
     charts = charts_of(read)
     samples = pack_runs(read, ROOM_FOR_SAMPLES)
     heading = title or " and ".join(run.label for run in read)
     write_text(output, render(heading, read, charts, samples))
-    images = save_charts(charts, [run.label for run in read], output.parent / "charts")
-    return Written(output, images, samples.shown, samples.total)
+    labels = [run.label for run in read]
+    saved = save_charts(charts, labels, output.parent / "charts") if images else []
+    return Written(output, saved, samples.shown, samples.total)
 
 
 def write_picture(
