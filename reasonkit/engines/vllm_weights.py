@@ -278,6 +278,10 @@ class Sender:
         """The beginning of all updates: both ends agree on how, and who has which rank."""
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+        if self._transfer == "ipc":
+            from reasonkit.engines.vllm_ipc import IpcSender
+
+            return IpcSender.trainer_init(self._init_info(), client=self._client, source=self._source)
         return WeightTransferTrainerFactory.trainer_init(
             self._init_info(), client=self._client, source=self._source
         )
