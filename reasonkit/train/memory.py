@@ -1,8 +1,8 @@
 """What a run needs of a device's memory, from shapes alone: for the dry run, before anything is loaded.
 
-Activations are counted as what autograd saves, which a test holds against a real forward pass in float32 on a CPU.
-What a GPU adds on top (the allocator's fragments, workspaces, a second block's gathered parameters, CUDA itself) is
-not counted: leave a tenth of the memory free. Not measured on a GPU.
+The whole is held by tests against the measured peak of real steps on a CPU, in float32 and bfloat16, of one process
+and of two that share the model. What a GPU adds on top (the allocator's fragments, workspaces, buffers of
+collectives, CUDA itself) is not counted: leave a tenth of the memory free. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -61,41 +61,95 @@ class Shapes:
 
 
 def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, float]:
-    """GiB by purpose on each of `learners` devices that share the model."""
-    train, width = recipe.train, _width(recipe)
-    whole = shapes.parameters * FLOAT32 / learners
-    trained = _trained(recipe, shapes) * FLOAT32 / learners
-    critic = recipe.algorithm.name in WITH_CRITIC
-    block = shapes.block // recipe.cluster.parallel.get("tensor", 1)
-    gathered = (block + shapes.embeddings // 2) * width if learners > 1 else 0
+    """GiB by purpose on each of `learners` devices that share the model, at the most that a step takes."""
+    rests = (
+        0.0 if "offload_parameters" in recipe.train.save_memory else 1.0
+    )  # else on the CPU, and updated there
+    whole = rests * shapes.parameters * FLOAT32 / learners
+    trained = rests * _trained(recipe, shapes) * FLOAT32 / learners
+    passing = {
+        "weights as computed with": _computed_with(recipe, shapes, learners),
+        "activations": activation_bytes(recipe, shapes, learners),
+        "temporary": _temporary_bytes(recipe, shapes, learners),
+    }
+    optimizer = 2 * trained
+    if "offload_optimizer" in recipe.train.save_memory:  # here for the update, when what is passing has gone
+        optimizer = max(optimizer - sum(passing.values()), 0.0)
     sizes = {
-        "weights": 0.0 if "offload_parameters" in train.save_memory else whole,
-        "gathered weights": float(gathered),
+        "weights": whole,
         "gradients": trained,
-        "optimizer": 0.0 if "offload_optimizer" in train.save_memory else 2 * trained,
+        "optimizer": optimizer,
         "reference": whole if recipe.loss.kl and recipe.model.lora is None else 0.0,
-        "critic": 4 * whole if critic else 0.0,
-        "activations": activation_bytes(recipe, shapes),
-        "logits": float(3 * slice_rows(shapes.vocabulary) * shapes.vocabulary * FLOAT32),
+        "critic": 4 * whole if recipe.algorithm.name in WITH_CRITIC else 0.0,
+        **passing,
     }
     return {name: round(size / GIB, 4) for name, size in sizes.items() if size}
 
 
-def activation_bytes(recipe: Recipe, shapes: Shapes, tokens: int | None = None) -> float:
-    """What autograd saves of a packed micro-batch of so many tokens, the budget's by default. Of neighbours that
-    share matrices an upper bound: attention's own tensors are counted whole."""
-    tokens = tokens or recipe.train.token_budget or TOKEN_BUDGET
+def activation_bytes(recipe: Recipe, shapes: Shapes, learners: int = 1) -> float:
+    """What autograd saves of a packed micro-batch. Of neighbours that share matrices an upper bound: attention's
+    own tensors are counted whole."""
+    stream, block = _stream(recipe, learners), _block_bytes(recipe, shapes, learners)
+    outside = _tokens(recipe) * (FLOAT32 + 2 * stream) * shapes.hidden
+    if (
+        "checkpoint_activations" in recipe.train.save_memory
+    ):  # each block's input, and one while it is run again
+        return _tokens(recipe) * shapes.layers * shapes.hidden * stream + block + outside
+    return shapes.layers * block + outside
+
+
+def _block_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
+    """Of one block. Norms compute in float32 whatever goes in. Under autocast what runs from block to block is
+    float32 too, and each cast is saved beside it."""
+    width, tensor = _width(recipe), recipe.cluster.parallel.get("tensor", 1)
+    in_float32, others = (4, 8) if _is_autocast(recipe, learners) else (2, 7)
+    split = (2 * shapes.key_values + 4 * shapes.intermediate) * width / tensor
+    return _tokens(recipe) * (shapes.hidden * (in_float32 * FLOAT32 + others * width) + split)
+
+
+def _computed_with(recipe: Recipe, shapes: Shapes, learners: int) -> float:
+    """Copies of weights in the dtype of the forward pass. Of several devices each gathers what lies outside the
+    blocks for the whole step, two blocks at a time, and has a block's gradient, and those of two on their way to
+    the others. One device casts every block; where blocks are run again, these casts are gone before one has its
+    activations."""
     width = _width(recipe)
-    parallel = recipe.cluster.parallel
-    split = (2 * shapes.key_values + 4 * shapes.intermediate) / parallel.get("tensor", 1)
-    block = 9 * shapes.hidden + split
-    if "checkpoint_activations" in recipe.train.save_memory:
-        saved = (
-            shapes.layers * shapes.hidden + block
-        )  # each block's input, and one block while it is run again
-    else:
-        saved = shapes.layers * block
-    return float(tokens / parallel.get("sequence", 1) * (saved + 3 * shapes.hidden) * width)
+    if learners > 1:
+        block = shapes.block // recipe.cluster.parallel.get("tensor", 1)
+        return float(3 * block * width + 2 * block * FLOAT32 + shapes.embeddings * width)
+    if not _is_autocast(recipe, learners):
+        return 0.0
+    if "checkpoint_activations" not in recipe.train.save_memory:
+        return float(shapes.layers * shapes.block * width)
+    return max(
+        shapes.layers * shapes.block * width - _block_bytes(recipe, shapes, learners), shapes.block * width
+    )
+
+
+def _temporary_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
+    """What backward holds at once: in the head, logits of a slice and the gradient of its matrix; or in a block,
+    the gradients of what lies between its matrices."""
+    width = _width(recipe)
+    tokens, matrix = _tokens(recipe), shapes.vocabulary * shapes.hidden
+    logits = min(slice_rows(shapes.vocabulary), tokens) * shapes.vocabulary * FLOAT32
+    cast = matrix * width if _is_autocast(recipe, learners) else 0
+    head = matrix * FLOAT32 + cast + max(3 * logits, 2 * logits + matrix * width)
+    block = tokens * 2 * shapes.intermediate * width / recipe.cluster.parallel.get("tensor", 1)
+    return max(head, block)
+
+
+def _tokens(recipe: Recipe) -> float:
+    """Of a micro-batch, on each of the neighbours that share its tokens."""
+    return (recipe.train.token_budget or TOKEN_BUDGET) / recipe.cluster.parallel.get("sequence", 1)
+
+
+def _stream(recipe: Recipe, learners: int) -> int:
+    """Bytes of a number of what runs from block to block."""
+    return FLOAT32 if _is_autocast(recipe, learners) else _width(recipe)
+
+
+def _is_autocast(recipe: Recipe, learners: int) -> bool:
+    """Whether float32 weights are cast as they are used; those of several learners are gathered cast."""
+    return learners == 1 and _width(recipe) < FLOAT32
 
 
 def engine_memory(recipe: Recipe, shapes: Shapes) -> dict[str, float]:
