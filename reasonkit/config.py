@@ -36,6 +36,9 @@ ENVIRONMENT_PREFIX = "REASONKIT__"
 
 KeyPath = tuple[str, ...]
 
+ON_RESUME = ("cluster", "train.token_budget", "train.save_memory", "checkpoint", "log")
+"""What a run may be told anew when it is resumed: where it is computed, in how much memory, what is kept of it."""
+
 
 @dataclass(slots=True)
 class Tree:
@@ -78,18 +81,34 @@ def resolve_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Resolved
             path = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
             tree.merge(_single(path, text, f"environment {variable}"))
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(
-                f"--set '{override}' is not of the form key=value", "for example --set train.steps=20"
-            )
-        tree.merge(_single(tuple(key.strip().split(".")), text, f"--set {override}"))
+        tree.merge(_overriding(override))
     return validate(tree, name_or_path)
 
 
-def load_recipe(path: Path) -> Recipe:
-    """A resolved recipe as a run folder keeps it: no environment and no overrides apply any more."""
-    return validate(read_tree(path), str(path)).recipe
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A resolved recipe as a run folder keeps it: no environment applies any more, and few overrides do."""
+    tree = read_tree(path)
+    for override in overrides:
+        over = _overriding(override)
+        (changed,) = over.origins
+        if not any(changed[: len(may)] == may for may in (tuple(key.split(".")) for key in ON_RESUME)):
+            raise ConfigError(
+                f"--set {override}: with another '{'.'.join(changed)}' it would be another run; a resumed one may "
+                f"change {', '.join(ON_RESUME)}",
+                f"reasonkit train {path} --set {override}",
+            )
+        tree.merge(over)
+    return validate(tree, str(path)).recipe
+
+
+def _overriding(override: str) -> Tree:
+    """What one `--set` says."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set '{override}' is not of the form key=value", "for example --set train.steps=20"
+        )
+    return _single(tuple(key.strip().split(".")), text, f"--set {override}")
 
 
 def dump_recipe(recipe: Recipe) -> str:

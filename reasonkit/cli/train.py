@@ -49,6 +49,8 @@ def train(
       reasonkit train my.yaml --set train.steps=50 --out runs/mine
 
       reasonkit train --resume runs/mine
+
+      reasonkit train --resume runs/mine --set cluster.learners=1
     """
     from reasonkit.cli.live import print_outcome
     from reasonkit.cli.output import emit_json
@@ -57,8 +59,8 @@ def train(
         raise UsageError(
             "give exactly one of: a recipe file, --preset NAME, --resume RUN", "reasonkit train --preset tiny"
         )
-    if resume is not None and (set_ or out or dry_run):
-        raise UsageError("--resume continues a run as it was: --set, --out and --dry-run do not go with it")
+    if resume is not None and (out or dry_run):
+        raise UsageError("--resume continues a run where it is: --out and --dry-run do not go with it")
     if dry_run:
         _dry_run(preset or str(recipe), set_ or [], json_)
         return
@@ -93,7 +95,7 @@ def _run(
         outcome = (
             start_run(recipe, folder, observer, restarts)
             if resume is None
-            else resume_run(folder, observer, restarts)
+            else resume_run(folder, observer, restarts, overrides)
         )
         observer.phase("writing the report")
         write_report([folder.path], folder.report, images=False)

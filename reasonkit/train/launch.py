@@ -21,7 +21,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,13 +123,17 @@ def _commit() -> str | None:
     return said.stdout.strip() or None
 
 
-def resume_run(folder: RunDir, observer: Observer, restarts: int = 0) -> Outcome:
-    """The same walk again, from the last complete checkpoint.
+def resume_run(
+    folder: RunDir, observer: Observer, restarts: int = 0, overrides: Sequence[str] = ()
+) -> Outcome:
+    """The same walk again, from the last complete checkpoint, on other devices where `overrides` say so.
 
     What was written down after it is cut off first: it is written again, identically.
     """
-    recipe = load_recipe(folder.recipe)
+    recipe = load_recipe(folder.recipe, overrides)
     check_topology(recipe)
+    if overrides:
+        write_text(folder.recipe, dump_recipe(recipe))
     _cut_back(folder)
     return _carry_out(recipe, folder, observer, restarts)
 

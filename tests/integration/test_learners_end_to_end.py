@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reasonkit.config import load_recipe
 from reasonkit.rundir import RunDir, read_metrics
 from tests.micro import reasonkit, write_micro
 
@@ -107,6 +108,25 @@ def test_two_ranks_killed_and_resumed_equal_two_undisturbed(tmp_path: Path, plac
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["steps"] == 6
     assert_same(run, undisturbed, 6)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    undisturbed = run_of(tmp_path, *TWO)
+    command = ("train", "micro.yaml", "--out", "killed", *TWO)
+    killed = reasonkit(tmp_path, "between two steps", "5", "--", *command, program=(KILLED_TRAIN,))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = reasonkit(tmp_path, "train", "--resume", "killed", "--set", "cluster.learners=1")
+    assert resumed.returncode == 0, resumed.stderr
+    run = RunDir(tmp_path / "killed")
+    assert load_recipe(run.recipe).cluster.learners == 1
+    assert [row["step"] for row in read_metrics(run.metrics)] == [1, 2, 3, 4, 5, 6]
+    mine, theirs = (
+        AutoModelForCausalLM.from_pretrained(each.model).state_dict() for each in (run, undisturbed)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow

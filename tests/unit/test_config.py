@@ -215,3 +215,16 @@ def test_the_page_of_keys_is_up_to_date() -> None:
         [sys.executable, str(script), "--check"], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_resumed_run_may_be_computed_elsewhere_and_is_otherwise_the_same(folder: Path) -> None:
+    kept = folder / write(folder, "recipe.yaml", MINIMAL)
+    changes = ("cluster.learners=3", "train.token_budget=64", "checkpoint.every=5")
+    recipe = load_recipe(kept, changes)
+    assert (recipe.cluster.learners, recipe.train.token_budget, recipe.checkpoint.every) == (3, 64, 5)
+    for change in ("train.lr=1.0", "train={steps: 5}", "clusters=1", "seed=1"):
+        with pytest.raises(ConfigError) as caught:
+            load_recipe(kept, [change])
+        assert change in caught.value.message
+        assert "cluster, train.token_budget" in caught.value.message
+        assert f"--set {change}" in str(caught.value.hint)
