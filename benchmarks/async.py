@@ -1,14 +1,17 @@
-"""Synchronous against asynchronous on the same CPUs: step time, idle time of both sides, reward at equal samples.
+"""Synchronous against asynchronous on the same CPUs: step time, idle time of both sides, accuracy at equal samples.
 
-`python benchmarks/async.py [--steps 30] [--staleness 0 1 4] [--preset tiny-async]`: a run each of the same recipe,
-one learner rank and one engine as actors, nothing else changed. Replies end where the model ends them, so their
-lengths have a tail. With as many cores as processes the gain is what overlaps; on fewer cores the two sides take
-them from each other, and the table shows that too.
+    python benchmarks/async.py [--steps 60] [--staleness 0 1 4] [--recipe tiny-async] [--warm RUN/warm]
+
+A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
+rank and one engine as actors. Replies end where the model ends them, so their lengths have a tail. With as many
+cores as processes the gain is what overlaps; on fewer cores the two sides take them from each other, and the table
+shows that too. Held-out accuracy is sampled / greedy, before training and after it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -23,62 +26,79 @@ SKIPPED = 3
 """First steps, in which the buffer fills and caches are cold."""
 
 
-def run(folder: Path, preset: str, staleness: int, steps: int) -> list[dict[str, Any]]:
-    out = folder / f"staleness-{staleness}"
-    changes = [f"rollout.max_staleness={staleness}", f"train.steps={steps}", "validation.every=0"]
-    command = [sys.executable, "-m", "reasonkit", "train", "--preset", preset, "--out", str(out)]
-    subprocess.run(
-        [*command, *(word for change in changes for word in ("--set", change))],
+def train(folder: Path, recipe: str, out: str, *settings: str) -> dict[str, Any]:
+    """One run of the real command, in a process of its own."""
+    sets = [word for each in settings for word in ("--set", each)]
+    done = subprocess.run(
+        [sys.executable, "-m", "reasonkit", "train", recipe, "--out", out, "--json", *sets],
+        cwd=folder,
         check=True,
+        stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return list(read_metrics(RunDir(out).metrics))
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
 
 
-def row(staleness: int, rows: list[dict[str, Any]]) -> list[str]:
-    steady = rows[SKIPPED:]
+def row(folder: Path, recipe: str, staleness: int, steps: int) -> list[str]:
+    out = f"staleness-{staleness}"
+    changes = (f"rollout.max_staleness={staleness}", f"train.steps={steps}", "validation.every=0")
+    outcome = train(folder, recipe, out, *changes)
+    steady = list(read_metrics(RunDir(folder / out).metrics))[SKIPPED:]
     wall = sum(each["seconds_step"] for each in steady)
-    share = {
-        side: sum(each[name] for each in steady) / wall
-        for side, name in {"learner": "seconds_rollout", "engine": "seconds_engines_idle"}.items()
+    idle = {
+        side: sum(each[f"time_idle_{side}"] * each["seconds_step"] for each in steady) / wall
+        for side in ("learner", "engines")
     }
-    last = statistics.mean(each["accuracy"] for each in rows[-5:])
     lengths = [each["length_max"] / max(each["length_mean"], 1) for each in steady]
     return [
         str(staleness),
         f"{statistics.median(each['seconds_step'] for each in steady):.2f}",
-        f"{share['learner']:.0%}",
-        f"{share['engine']:.0%}",
+        f"{idle['learner']:.0%}",
+        f"{idle['engines']:.0%}",
         f"{statistics.mean(each['staleness'] for each in steady):.2f}",
         f"{statistics.mean(each['mismatch_kl'] for each in steady):.4f}",
         f"{statistics.mean(lengths):.1f}",
-        f"{last:.3f}",
+        *(
+            " / ".join(f"{outcome[when][kind]['accuracy']:.3f}" for kind in ("sampled", "greedy"))
+            for when in ("before", "after")
+        ),
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 4])
-    parser.add_argument("--preset", default="tiny-async")
+    parser.add_argument("--recipe", default="tiny-async")
+    parser.add_argument("--warm", type=Path, help="a run's warm/ folder to start from, rather than a new one")
     given = parser.parse_args()
     titles = [
         "staleness",
         "s/step",
         "learner idle",
-        "engine idle",
+        "engines idle",
         "mean lag",
         "mismatch",
         "max/mean length",
-        "reward",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        lines = [row(each, run(Path(folder), given.preset, each, given.steps)) for each in given.staleness]
-    print(
-        f"{os.cpu_count()} cores, {given.preset}, {given.steps} steps; reward is the mean of the last 5 steps"
-    )
-    for line in [titles, *lines]:
-        print("  ".join(cell.rjust(len(title)) for cell, title in zip(line, titles, strict=True)))
+    titles += ["     before", "      after"]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if given.warm is None:
+            train(folder, "tiny", "first", "train.steps=1")
+        warm = given.warm.resolve() if given.warm else folder / "first" / "warm"
+        (folder / "warmed.yaml").write_text(
+            f"_base_: {given.recipe}\nmodel:\n  path: {warm}\n  init: null\nwarmup: null\n"
+        )
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.recipe}, {given.steps} steps")
+        print("  ".join(titles), flush=True)
+        for staleness in given.staleness:
+            cells = row(folder, "warmed.yaml", staleness, given.steps)
+            padded = [cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True)]
+            print("  ".join(padded), flush=True)
 
 
 if __name__ == "__main__":
