@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
+import pytest
 
 from reasonkit.rundir import RunDir, read_metrics
 from tests.micro import write_micro
@@ -66,6 +71,35 @@ def last_step(run: RunDir) -> int:
 
 def uids(run: RunDir, steps: int = STEPS) -> list[list[str]]:
     return [pq.read_table(run.rollouts(step)).column("uid").to_pylist() for step in range(1, steps + 1)]
+
+
+@contextmanager
+def ray_that_says_it_has_gpus(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of one node, which RAY_ADDRESS names meanwhile. `folder` gets what it prints."""
+    from ray.util import get_node_ip_address
+
+    own = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 letters
+    node = get_node_ip_address()  # type: ignore[no-untyped-call, unused-ignore]
+    port = 20_000 + os.getpid() % 10_000
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray = str(Path(sys.executable).with_name("ray"))
+    start = [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", "--block"]
+    start += [f"--num-gpus={count}", "--num-cpus=4", f"--node-ip-address={node}", f"--temp-dir={own}"]
+    with (folder / "ray.log").open("wb") as log:
+        head = subprocess.Popen(start, stdout=log, stderr=log)
+    monkeypatch.setenv("RAY_ADDRESS", f"{node}:{port}")
+    try:
+        subprocess.run([sys.executable, "-m", "reasonkit.cluster_survey", "1", "300"], check=True)
+        yield
+    finally:
+        family = psutil.Process(head.pid).children(recursive=True)
+        head.terminate()
+        head.wait(60)
+        _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    shutil.rmtree(own)
 
 
 class Running:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from ray.util import get_node_ip_address
 
 from reasonkit.rundir import RunDir
-from tests.cluster_runs import command, rows, uids, write_runs
+from tests.cluster_runs import command, ray_that_says_it_has_gpus, rows, uids, write_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -71,29 +66,8 @@ class Diary(TransformersEngine):
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A cluster of one node that says it has two."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    folder = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 letters
-    node = get_node_ip_address()  # type: ignore[no-untyped-call]
-    port = 20_000 + os.getpid() % 10_000
-    ray = str(Path(sys.executable).with_name("ray"))
-    start = [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", "--block"]
-    start += ["--num-gpus=2", "--num-cpus=4", f"--node-ip-address={node}", f"--temp-dir={folder}"]
-    with (tmp_path / "ray.log").open("wb") as log:
-        head = subprocess.Popen(start, stdout=log, stderr=log)
-    monkeypatch.setenv("RAY_ADDRESS", f"{node}:{port}")
-    try:
-        subprocess.run([sys.executable, "-m", "reasonkit.cluster_survey", "1", "300"], check=True)
+    with ray_that_says_it_has_gpus(2, tmp_path, monkeypatch):
         yield
-    finally:
-        family = psutil.Process(head.pid).children(recursive=True)
-        head.terminate()
-        head.wait(60)
-        _, alive = psutil.wait_procs(family, timeout=60)
-    assert alive == []
-    shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.rundir import RunDir, read_metrics
-from tests.cluster_runs import command
+from tests.cluster_runs import command, ray_that_says_it_has_gpus
 from tests.micro import write_micro
 
 pytestmark = [
@@ -40,6 +40,36 @@ def test_vllm_samples_in_an_actor_from_the_weights_that_training_makes(tmp_path:
     for row in rows:
         assert row["bytes_weights"] > 0
     assert rows[0]["mismatch_kl"] < 1e-3  # it has the learner's weights; later samples lag behind
+    assert_loaded(run, range(4))
+
+
+def test_vllm_that_shares_a_gpu_with_a_rank_sleeps_wakes_and_has_the_weights_of_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is a number that Ray hands out; the order of vLLM's calls is that of a real one."""
+    write_micro(tmp_path)
+    settings = (
+        "rollout.engine={vllm: {name: the sampler, bucket_mb: 1, memory: 0.05}}",
+        "cluster={learners: 1}",
+        "validation.every=1",
+        *SETTINGS[3:-1],
+    )
+    words = [word for each in settings for word in ("--set", each)]
+    with ray_that_says_it_has_gpus(1, tmp_path, monkeypatch):
+        command(tmp_path, "train", "micro.yaml", "--out", "run", *words)
+    run = RunDir(tmp_path / "run")
+    assert {each["name"]: each["devices"] for each in run.info()["placement"]} == {
+        "learner-0": ["GPU 0"],
+        "engine-0": ["GPU 0"],
+    }
+    rows = list(read_metrics(run.metrics))
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert max(row["failed"] for row in rows) == 0
+    assert max(row["mismatch_kl"] for row in rows) < 1e-3
+    assert_loaded(run, range(4))
+
+
+def assert_loaded(run: RunDir, versions: range) -> None:
     log = (run.path / "logs" / "engine-0.log").read_text()
-    for version in range(4):
+    for version in versions:
         assert f"weights of version {version} to the sampler: " in log
