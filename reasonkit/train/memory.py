@@ -1,7 +1,7 @@
 """What a run needs of a device's memory, from shapes alone: for the dry run, before anything is loaded.
 
-The whole is held by tests against the measured peak of real steps on a CPU, in float32 and bfloat16, of one process
-and of two that share the model. What a GPU adds on top (the allocator's fragments, workspaces, buffers of
+The whole is held by tests against the measured peak of real steps on a CPU: of one process in float32, and of one
+or two under FSDP in float32 and bfloat16. What a GPU adds on top (the allocator's fragments, workspaces, buffers of
 collectives, CUDA itself) is not counted: leave a tenth of the memory free. Not measured on a GPU.
 """
 
@@ -68,9 +68,9 @@ def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, f
     whole = rests * shapes.parameters * FLOAT32 / learners
     trained = rests * _trained(recipe, shapes) * FLOAT32 / learners
     passing = {
-        "weights as computed with": _computed_with(recipe, shapes, learners),
-        "activations": activation_bytes(recipe, shapes, learners),
-        "temporary": _temporary_bytes(recipe, shapes, learners),
+        "gathered weights": _gathered_bytes(recipe, shapes, learners),
+        "activations": activation_bytes(recipe, shapes),
+        "temporary": _temporary_bytes(recipe, shapes),
     }
     optimizer = 2 * trained
     if "offload_optimizer" in recipe.train.save_memory:  # here for the update, when what is passing has gone
@@ -86,53 +86,38 @@ def learner_memory(recipe: Recipe, shapes: Shapes, learners: int) -> dict[str, f
     return {name: round(size / GIB, 4) for name, size in sizes.items() if size}
 
 
-def activation_bytes(recipe: Recipe, shapes: Shapes, learners: int = 1) -> float:
+def activation_bytes(recipe: Recipe, shapes: Shapes) -> float:
     """What autograd saves of a packed micro-batch. Of neighbours that share matrices an upper bound: attention's
     own tensors are counted whole."""
-    stream, block = _stream(recipe, learners), _block_bytes(recipe, shapes, learners)
-    outside = _tokens(recipe) * (FLOAT32 + 2 * stream) * shapes.hidden
+    width, hidden = _width(recipe), shapes.hidden
+    split = (2 * shapes.key_values + 4 * shapes.intermediate) / recipe.cluster.parallel.get("tensor", 1)
+    block = (2 * FLOAT32 + 7 * width) * hidden + split * width  # norms compute in float32 whatever goes in
+    outside = (FLOAT32 + 2 * width) * hidden
     if (
         "checkpoint_activations" in recipe.train.save_memory
     ):  # each block's input, and one while it is run again
-        return _tokens(recipe) * shapes.layers * shapes.hidden * stream + block + outside
-    return shapes.layers * block + outside
+        return _tokens(recipe) * (shapes.layers * hidden * width + block + outside)
+    return _tokens(recipe) * (shapes.layers * block + outside)
 
 
-def _block_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
-    """Of one block. Norms compute in float32 whatever goes in. Under autocast what runs from block to block is
-    float32 too, and each cast is saved beside it."""
-    width, tensor = _width(recipe), recipe.cluster.parallel.get("tensor", 1)
-    in_float32, others = (4, 8) if _is_autocast(recipe, learners) else (2, 7)
-    split = (2 * shapes.key_values + 4 * shapes.intermediate) * width / tensor
-    return _tokens(recipe) * (shapes.hidden * (in_float32 * FLOAT32 + others * width) + split)
-
-
-def _computed_with(recipe: Recipe, shapes: Shapes, learners: int) -> float:
-    """Copies of weights in the dtype of the forward pass. Of several devices each gathers what lies outside the
-    blocks for the whole step, two blocks at a time, and has a block's gradient, and those of two on their way to
-    the others. One device casts every block; where blocks are run again, these casts are gone before one has its
-    activations."""
+def _gathered_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
+    """Copies of weights as they are computed with, and of gradients: what lies outside the blocks for the whole
+    step, two blocks at a time, a block's gradient, and those of two on their way to the others. On a GPU one
+    learner does the same by itself; on a CPU it computes with the weights as they are."""
     width = _width(recipe)
-    if learners > 1:
-        block = shapes.block // recipe.cluster.parallel.get("tensor", 1)
-        return float(3 * block * width + 2 * block * FLOAT32 + shapes.embeddings * width)
-    if not _is_autocast(recipe, learners):
+    if learners == 1 and width == FLOAT32 and not torch.cuda.is_available():
         return 0.0
-    if "checkpoint_activations" not in recipe.train.save_memory:
-        return float(shapes.layers * shapes.block * width)
-    return max(
-        shapes.layers * shapes.block * width - _block_bytes(recipe, shapes, learners), shapes.block * width
-    )
+    block = shapes.block // recipe.cluster.parallel.get("tensor", 1)
+    return float(3 * block * width + 2 * block * FLOAT32 + shapes.embeddings * width)
 
 
-def _temporary_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
+def _temporary_bytes(recipe: Recipe, shapes: Shapes) -> float:
     """What backward holds at once: in the head, logits of a slice and the gradient of its matrix; or in a block,
     the gradients of what lies between its matrices."""
     width = _width(recipe)
     tokens, matrix = _tokens(recipe), shapes.vocabulary * shapes.hidden
     logits = min(slice_rows(shapes.vocabulary), tokens) * shapes.vocabulary * FLOAT32
-    cast = matrix * width if _is_autocast(recipe, learners) else 0
-    head = matrix * FLOAT32 + cast + max(3 * logits, 2 * logits + matrix * width)
+    head = matrix * FLOAT32 + max(3 * logits, 2 * logits + matrix * width)
     block = tokens * 2 * shapes.intermediate * width / recipe.cluster.parallel.get("tensor", 1)
     return max(head, block)
 
@@ -140,16 +125,6 @@ def _temporary_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
 def _tokens(recipe: Recipe) -> float:
     """Of a micro-batch, on each of the neighbours that share its tokens."""
     return (recipe.train.token_budget or TOKEN_BUDGET) / recipe.cluster.parallel.get("sequence", 1)
-
-
-def _stream(recipe: Recipe, learners: int) -> int:
-    """Bytes of a number of what runs from block to block."""
-    return FLOAT32 if _is_autocast(recipe, learners) else _width(recipe)
-
-
-def _is_autocast(recipe: Recipe, learners: int) -> bool:
-    """Whether float32 weights are cast as they are used; those of several learners are gathered cast."""
-    return learners == 1 and _width(recipe) < FLOAT32
 
 
 def engine_memory(recipe: Recipe, shapes: Shapes) -> dict[str, float]:
