@@ -125,6 +125,8 @@ class Preference:
             ),
             "margin": _mean(margins),
             "preferred": _mean([float(margin > 0) for margin in margins]),
+            "logprob_chosen": _mean([better for better, _ in scores]),
+            "logprob_rejected": _mean([worse for _, worse in scores]),
             "gain_chosen": _mean([better for better, _ in gains]),
             "gain_rejected": _mean([worse for _, worse in gains]),
             "length_chosen": _mean([float(pair.better.rollout_tokens) for _, pair in known]),
@@ -132,13 +134,16 @@ class Preference:
         }
 
     def _pair(self, record: Record) -> Pair | None:
-        """None where a reply does not fit: half a reply says nothing about which one is better."""
+        """None where a reply does not fit, as half a reply says nothing about which one is better, or both are
+        the same."""
         answer = record.answer
         if not isinstance(answer, dict) or answer.keys() != {"chosen", "rejected"}:
             raise ReasonkitError(
                 f"record {record.uid} of {record.source} is no pair of a chosen and a rejected reply",
                 "dpo trains on rows of prompt, chosen and rejected",
             )
+        if answer["chosen"] == answer["rejected"]:
+            return None
         found = []
         for name in ("chosen", "rejected"):
             samples = demonstrated(self._dialogue, record, answer[name], self._context + 1)

@@ -109,28 +109,30 @@ PAIRS = [
 ]
 
 
+def token_logprobs(learner: LocalLearner, record: Record, name: str) -> Tensor:
+    """Of a reply, from whole logits of it alone."""
+    model = learner.rank.policy.model
+    model.set_attn_implementation("eager")
+    prompt = DIALOGUE.prompt_ids(record.prompt)
+    reply = [*DIALOGUE.reply_ids(record.answer[name]), DIALOGUE.end_of_turn]
+    logits = model(input_ids=torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+    logprobs: Tensor = logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]
+    return logprobs
+
+
 def by_definition(
     learner: LocalLearner, options: dict[str, float], reference: Sequence[tuple[float, float]]
 ) -> Tensor:
-    """DPO's loss from whole logits of one reply at a time."""
-    model, tokenizer = learner.rank.policy.model, tiny_tokenizer()
-    model.set_attn_implementation("eager")
+    """DPO's loss from its definition."""
     losses = []
     for record, (better_before, worse_before) in zip(PAIRS, reference, strict=True):
-        prompt = DIALOGUE.prompt_ids(record.prompt)
-        scores, means = [], []
-        for name in ("chosen", "rejected"):
-            reply = [*DIALOGUE.reply_ids(record.answer[name]), DIALOGUE.end_of_turn]
-            ids = torch.tensor([prompt + reply])
-            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-            tokens = logits.gather(1, torch.tensor(reply)[:, None])[:, 0]
-            scores.append(tokens.mean() if options.get("normalised") else tokens.sum())
-            means.append(tokens.mean())
+        replies = [token_logprobs(learner, record, name) for name in ("chosen", "rejected")]
+        scores = [tokens.mean() if options.get("normalised") else tokens.sum() for tokens in replies]
+        means = [tokens.mean() for tokens in replies]
         h = options.get("beta", 0.1) * ((scores[0] - better_before) - (scores[1] - worse_before))
         smoothing = options.get("smoothing", 0.0)
         loss = -(1 - smoothing) * logsigmoid(h) - smoothing * logsigmoid(-h)
         losses.append(loss - options.get("nll", 0.0) * means[0])
-    assert tokenizer.chat_template
     return torch.stack(losses).mean()
 
 
@@ -160,6 +162,13 @@ def test_the_weighted_imitation_has_the_gradient_of_dpo(options: dict[str, Any],
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-5 * scale, msg=name)
     assert measured["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    for place, name in enumerate(("chosen", "rejected")):
+        replies = [token_logprobs(learner, record, name).detach() for record in PAIRS]
+        now = [float(each.mean() if options.get("normalised") else each.sum()) for each in replies]
+        before = [kept[record.uid][place] for record in PAIRS]
+        assert measured[f"logprob_{name}"] == pytest.approx(sum(now) / 3, rel=1e-4)
+        assert measured[f"gain_{name}"] == pytest.approx((sum(now) - sum(before)) / 3, rel=1e-3)
+        assert measured[f"length_{name}"] == pytest.approx(sum(map(len, replies)) / 3)
 
 
 def test_dpo_makes_the_better_replies_likelier_than_the_reference_does(tmp_path: Path) -> None:
@@ -176,12 +185,13 @@ def test_dpo_makes_the_better_replies_likelier_than_the_reference_does(tmp_path:
     assert measured["gain_chosen"] > measured["gain_rejected"]
 
 
-def test_a_pair_whose_reply_would_be_cut_is_left_out_whole(tmp_path: Path) -> None:
+def test_a_pair_whose_reply_would_be_cut_or_that_prefers_nothing_is_left_out_whole(tmp_path: Path) -> None:
     long = Record("long", "preference", (user("1"),), {"chosen": "1" * CONTEXT, "rejected": "2"})
     preference = Preference.of(recipe("dpo"), DIALOGUE, learner_of("dpo"), tmp_path)
-    asyncio.run(preference.prepare(lambda: [long, PAIRS[0]]))
-    batch, measured = asyncio.run(preference.batch([long, PAIRS[0]], 1))
-    assert (batch.sequences, len(batch.samples), measured["left_out"]) == (1, 2, 1.0)
+    same = Record("same", "preference", (user("1"),), {"chosen": "2", "rejected": "2"})
+    asyncio.run(preference.prepare(lambda: [long, same, PAIRS[0]]))
+    batch, measured = asyncio.run(preference.batch([long, same, PAIRS[0]], 1))
+    assert (batch.sequences, len(batch.samples), measured["left_out"]) == (1, 2, 2.0)
     with pytest.raises(ReasonkitError, match="no pair of a chosen and a rejected reply"):
         asyncio.run(preference.batch([Record("x", "chat", (user("1"),), "2")], 1))
 
