@@ -312,7 +312,7 @@ class ClusterConfig(Settings):
     """Learner processes, one device each; 0 takes all GPUs of the box (less those of separate engines), or one
     process on a CPU."""
     engines: Annotated[int, Field(ge=0)] = 0
-    """Engine processes; 0 takes as many as learners when colocated, else one."""
+    """Engine processes; 0 takes as many as the learners' GPUs are enough for when colocated, else one."""
     colocate: bool = True
     """Engines share the learners' GPUs, asleep while these work; false keeps them apart."""
     parallel: dict[Literal["tensor", "sequence"], Positive] = {}

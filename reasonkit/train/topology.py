@@ -1,7 +1,8 @@
 """Where a run's learner and engine live: in this process, in processes of this machine, or in actors of a cluster.
 
     RAY_ADDRESS is set, or cluster.engines is at least 1    actors: cluster.learners ranks, cluster.engines engines
-    neither                                                 the engine here, the learner as sharded.py opens it
+    vLLM on a machine with GPUs                             the same: else it would leave a learner no room
+    none of these                                           the engine here, the learner as sharded.py opens it
 
 In a cluster with GPUs a rank takes one of its own. Engines take others (`cluster.colocate: false`), or sit beside
 ranks and see theirs: then one of the two works while the other one waits, and engines sleep meanwhile (remote.py).
@@ -41,7 +42,9 @@ optimizer stay while the engine samples."""
 
 
 def uses_cluster(recipe: Recipe) -> bool:
-    return ADDRESS in os.environ or recipe.cluster.engines > 0
+    if ADDRESS in os.environ or recipe.cluster.engines > 0:
+        return True
+    return recipe.rollout.engine.name == "vllm" and gpus() > 0
 
 
 def check_topology(recipe: Recipe) -> None:

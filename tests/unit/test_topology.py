@@ -16,7 +16,15 @@ from reasonkit.recipe import Part, Recipe
 from reasonkit.train.packing import Batch
 from reasonkit.train.remote import RemoteEngines, RemoteLearner
 from reasonkit.train.served import Parcels
-from reasonkit.train.topology import SHARED_MEMORY, Layout, beside_ranks, counts, describe, lay_out
+from reasonkit.train.topology import (
+    SHARED_MEMORY,
+    Layout,
+    beside_ranks,
+    counts,
+    describe,
+    lay_out,
+    uses_cluster,
+)
 
 VLLM = {"vllm": {"tensor_parallel": 2}}
 
@@ -35,6 +43,23 @@ def recipe(engine: Any = VLLM, *, max_staleness: int = 0, algorithm: str = "grpo
 
 def placed(asked: Recipe, available: int) -> Layout:
     return lay_out(asked, *counts(asked, available), available)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpus", "cluster", "expected"),
+    [
+        ("vllm", 1, {}, True),
+        ("vllm", 0, {}, False),
+        ("transformers", 1, {}, False),
+        ("transformers", 0, {"engines": 1}, True),
+    ],
+)
+def test_actors_are_for_who_asks_and_for_vllm_on_gpus(
+    engine: str, gpus: int, cluster: dict[str, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert uses_cluster(recipe(engine, **cluster)) is expected
 
 
 @pytest.mark.parametrize(
