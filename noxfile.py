@@ -96,6 +96,7 @@ def bench(session: nox.Session) -> None:
         "help",
         "generate",
         "rl_step_cpu",
+        "parity",
         "lmhead",
         "verify",
         "sandbox",

@@ -50,10 +50,11 @@ class _Score(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, logprob_gradient: Tensor, entropy_gradient: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        # A frozen head, under adapters, needs no gradient as large as itself.
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         wants_entropy = bool(entropy_gradient.any())
         head = _Head(weight, bias, hidden.dtype, ctx.temperature)
@@ -69,10 +70,11 @@ class _Score(torch.autograd.Function):
             gradient.scatter_add_(1, targets[rows, None], logprob_gradient[rows, None])
             gradient = gradient.div_(ctx.temperature).to(hidden.dtype)
             torch.mm(gradient, head.weight, out=to_hidden[rows])
-            to_weight += gradient.T @ hidden[rows]
+            if to_weight is not None:
+                to_weight += gradient.T @ hidden[rows]
             if to_bias is not None:
                 to_bias += gradient.sum(0)
-        return to_hidden, to_weight.to(weight.dtype), to_bias, None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None
 
 
 def _slices(hidden: Tensor, weight: Tensor) -> list[slice]:

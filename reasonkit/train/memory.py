@@ -112,12 +112,14 @@ def _gathered_bytes(recipe: Recipe, shapes: Shapes, learners: int) -> float:
 
 
 def _temporary_bytes(recipe: Recipe, shapes: Shapes) -> float:
-    """What backward holds at once: in the head, logits of a slice and the gradient of its matrix; or in a block,
-    the gradients of what lies between its matrices."""
+    """What backward holds at once: in the head, logits of a slice and the gradient of its matrix, unless that is
+    frozen; or in a block, the gradients of what lies between its matrices."""
     width = _width(recipe)
     tokens, matrix = _tokens(recipe), shapes.vocabulary * shapes.hidden
     logits = min(slice_rows(shapes.vocabulary), tokens) * shapes.vocabulary * FLOAT32
-    head = matrix * FLOAT32 + max(3 * logits, 2 * logits + matrix * width)
+    head = 3 * logits
+    if recipe.model.lora is None:
+        head = matrix * FLOAT32 + max(head, 2 * logits + matrix * width)
     block = tokens * 2 * shapes.intermediate * width / recipe.cluster.parallel.get("tensor", 1)
     return max(head, block)
 
