@@ -31,8 +31,19 @@ from reasonkit.errors import ReasonkitError
 from reasonkit.records import Record, Verdict
 from reasonkit.registry import load
 
+_ALGEBRA = (
+    "math_verify",
+    "sympy",
+    # What sympy loads on demand:
+    "sympy.assumptions.wrapper",
+    "sympy.combinatorics",
+    "sympy.physics.units",
+    "sympy.sets.setexpr",
+)
+
 PRELOADS: dict[str, tuple[str, ...]] = {
-    "reasonkit.verifiers.math": ("math_verify", "sympy"),
+    "reasonkit.verifiers.math": _ALGEBRA,
+    "reasonkit.verifiers.math_reasoning360": _ALGEBRA,
     "reasonkit.verifiers.reasoning_gym": ("reasoning_gym",),
 }
 """Slow imports of a verifier's module, made before its clock starts."""

@@ -16,6 +16,7 @@ import pytest
 from reasonkit.records import Record, Status, Verdict
 from reasonkit.verifiers import Grader, verify
 from reasonkit.verifiers.pool import VerifierPool
+from reasonkit.verifiers.routing import REASONING360, VERIFIERS
 
 RECORD = Record("u", "test", (), "ok", "verify_pool_behaviours:behave")
 TARGET = "verify_pool_behaviours:behave"
@@ -271,3 +272,26 @@ def test_a_grader_turns_what_a_verifier_raises_into_an_error() -> None:
 def test_a_reply_of_absurd_length_is_not_judged() -> None:
     verdict = verify(Record("u", "s", (), "1", "exact"), "1" * 1_000_001)
     assert verdict.status is Status.TIMEOUT
+
+
+IMPORTED_WHILE_JUDGING = r"""
+import importlib, sys
+from reasonkit.records import Record
+from reasonkit.registry import load
+from reasonkit.verifiers.worker import PRELOADS
+target = sys.argv[1]
+for name in PRELOADS[target.partition(":")[0]]:
+    importlib.import_module(name)
+verify, before = load(target), set(sys.modules)
+for gold, reply in [("1/2", "2/4"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x^2+1", "1+x^2"), (r"\ln 2", r"\log 4/2")]:
+    verify(Record("r", "math", ({"role": "user", "content": "?"},), gold), r"\boxed{" + reply + "}")
+print(*{name.partition(".")[0] for name in set(sys.modules) - before} & {"math_verify", "sympy"})
+"""
+
+
+@pytest.mark.parametrize("routes", [VERIFIERS, REASONING360], ids=["strict", "reasoning360"])
+def test_the_clock_of_a_verdict_does_not_run_while_libraries_are_imported(routes: dict[str, str]) -> None:
+    """A fresh installation's first import compiles them: seconds, of which a verdict has one and a half."""
+    command = [sys.executable, "-c", IMPORTED_WHILE_JUDGING, routes["math"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
