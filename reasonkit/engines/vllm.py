@@ -139,17 +139,18 @@ class VllmEngine:
         try:
             async with asyncio.timeout(self._deadline) as scope:
                 self._in_flight[request] = scope
-                return await self._reply(request, prompt_ids, sampling, adapter)
+                try:
+                    return await self._reply(request, prompt_ids, sampling, adapter)
+                finally:
+                    del self._in_flight[request]  # while its deadline can still be moved
         except TimeoutError:
             raise self._failure or ReasonkitError(
                 f"{self.name} did not end its reply to a prompt of {len(prompt_ids)} tokens within "
-                f"{self._deadline:g} s; {len(self._in_flight)} requests are in flight",
+                f"{self._deadline:g} s; {len(self._in_flight)} other requests are in flight",
                 "ask for fewer tokens, or give replies longer with the engine's option deadline",
             ) from None
         except EngineDeadError as error:
             raise self._break(f"{self.name} died while it sampled") from error
-        finally:
-            self._in_flight.pop(request, None)
 
     async def load_weights(self, weights: WeightSource, version: int) -> None:
         """Replaces the weights. Requests in flight stay, and sample each later token from the new ones."""
@@ -406,7 +407,8 @@ class VllmEngine:
         self._failure = failure
         now = asyncio.get_running_loop().time()
         for scope in self._in_flight.values():
-            scope.reschedule(now)
+            if not scope.expired():
+                scope.reschedule(now)
 
     def _check_open(self) -> None:
         if self._closed:
