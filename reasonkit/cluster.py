@@ -343,12 +343,12 @@ def get(reference: Any) -> Any:
 
 def gpus() -> int:
     """How many the cluster that RAY_ADDRESS names, or else this machine, has for us."""
-    import ray
-
     if not os.environ.get(ADDRESS):
         import torch
 
         return torch.cuda.device_count()
+    import ray
+
     with _own_signals():
         ray.init(address=os.environ[ADDRESS], log_to_driver=False, logging_level=logging.ERROR)
         try:
