@@ -181,7 +181,7 @@ class Ranks:
         )
         return ReasonkitError(
             f"learner rank {rank} of {len(self._pipes)} ended {how} in {self._doing}",
-            "out of memory? `dmesg | tail` says; lower train.token_budget, then resume from the last checkpoint",
+            "out of memory? `dmesg | tail` says; then reasonkit train --resume RUN --set train.token_budget=1024",
         )
 
     def _stuck(self, silent: list[int]) -> ReasonkitError:
