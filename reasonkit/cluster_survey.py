@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from reasonkit.cluster import ADDRESS
 from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.installed import gpu_names, versions
 
 ANSWER = 120.0
 """Seconds that a node may take to say what it has: a first import of torch, at worst."""
@@ -65,7 +65,7 @@ def differing(nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
     found = {
         name: {node.address: node.versions.get(name, "none") for node in nodes} for name in sorted(names)
     }
-    return {name: versions for name, versions in found.items() if len(set(versions.values())) > 1}
+    return {name: found_on for name, found_on in found.items() if len(set(found_on.values())) > 1}
 
 
 def wait_for_nodes(count: int, seconds: float) -> None:
@@ -130,21 +130,12 @@ def _answers(ray: Any, asked: Sequence[Any], nodes: Sequence[str]) -> list[Any]:
 
 
 def _describe(address: str) -> dict[str, Any]:
-    import torch
-
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    count = torch.cuda.device_count()
     return {
         "address": address,
         "host": platform.node(),
         "cpus": os.cpu_count() or 1,
-        "gpus": tuple(torch.cuda.get_device_name(number) for number in range(count)),
-        "versions": versions,
+        "gpus": tuple(gpu_names()),
+        "versions": {"python": platform.python_version(), **versions(PACKAGES)},
     }
 
 

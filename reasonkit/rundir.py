@@ -10,6 +10,7 @@
     checkpoints/step_N/    complete or absent, never half
     eval/step_N.json       validations
     run.log  report.html
+    lock                   held by the process that trains the run, for as long as it lives
 
 Every write is atomic: a temporary name beside the target, fsync, rename, fsync of the folder. A folder is
 written under a temporary name too. What a kill leaves under a temporary name is removed on resume.
@@ -17,6 +18,9 @@ written under a temporary name too. What a kill leaves under a temporary name is
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -32,6 +36,8 @@ from reasonkit.errors import ReasonkitError, UsageError
 TEMPORARY = ".tmp-"
 RUNS = Path("runs")
 """Where a run goes unless told otherwise, and where a bare name is looked up."""
+HELD = (errno.EACCES, errno.EAGAIN)
+"""What the system says of a lock that somebody else has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,31 @@ class RunDir:
     def update_info(self, **changes: Any) -> None:
         content = self.info() if self.run_json.exists() else {}
         write_json(self.run_json, {**content, **changes})
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else trains this run meanwhile. The lock is the process's own: its children do not have it, and it
+        ends with the process however that ends. File systems without locks do without."""
+        with (self.path / "lock").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in HELD:
+                    info = self.info()
+                    raise UsageError(
+                        f"{self.path} is being trained already, by process {info.get('pid')} on {info.get('host')}",
+                        "wait until it ends, or stop it with Ctrl-C: reasonkit list runs",
+                    ) from None
+            yield
+
+    def is_held(self) -> bool:
+        """Whether a process, other than the one that asks, trains this run."""
+        with contextlib.suppress(FileNotFoundError), (self.path / "lock").open() as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                return error.errno in HELD
+        return False
 
     def remove_leftovers(self) -> None:
         """Delete what a kill left under a temporary name."""

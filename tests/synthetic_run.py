@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +179,24 @@ def summary(scores: list[list[float]]) -> dict[str, Any]:
         "n": estimate.n,
         "k": len(scores[0]),
     }
+
+
+@contextmanager
+def trained_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the run meanwhile."""
+    code = f"""
+from pathlib import Path
+from reasonkit.rundir import RunDir
+
+with RunDir(Path({str(folder)!r})).held():
+    print("held", flush=True)
+    input()
+"""
+    started = [sys.executable, "-c", code]
+    with subprocess.Popen(started, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -5,7 +5,6 @@ What names there are is names.py's business; here they are only printed.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import Counter
@@ -119,7 +118,7 @@ def _run_row(run: RunDir) -> dict[str, Any]:
     return {
         "name": run.path.name,
         "path": str(run.path),
-        "state": _state(info),
+        "state": _state(run, info),
         "step": _steps_done(run, info),
         "steps": info.get("steps"),
         "before": info.get("before"),
@@ -137,18 +136,11 @@ def _where(info: Mapping[str, Any]) -> str:
     return ", ".join(actors) or str(info.get("host", ""))
 
 
-def _state(info: Mapping[str, Any]) -> str:
-    """The run's state; `killed` for one that calls itself running although its process here is gone."""
+def _state(run: RunDir, info: Mapping[str, Any]) -> str:
+    """The run's state; `killed` for one that calls itself running although nobody on this machine trains it."""
     state = str(info["state"])
-    if state != "running" or info["host"] != socket.gethostname():
-        return state
-    try:
-        os.kill(info["pid"], 0)
-    except ProcessLookupError:
-        return "killed"
-    except PermissionError:
-        return state  # it lives, and belongs to someone else
-    return state
+    here = info.get("host") == socket.gethostname()
+    return "killed" if state == "running" and here and not run.is_held() else state
 
 
 def _last_change(run: RunDir) -> float:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from reasonkit.cli.output import JsonFlag, emit_json, print_table, progress
+from reasonkit.installed import versions
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -224,6 +225,8 @@ def _room(name: str, wanted: Path, elsewhere: str) -> Check:
 
 def check_cluster() -> list[Check]:
     """Every node of the Ray cluster, versions that differ between them, and how fast they reach each other."""
+    from packaging.version import Version
+
     from reasonkit.cluster_survey import differing, survey
 
     nodes, links = survey()
@@ -231,9 +234,9 @@ def check_cluster() -> list[Check]:
         Check(f"node {node.address}", "ok", f"{node.host}, {node.cpus} CPU cores, {_counted(node.gpus)}")
         for node in nodes
     ]
-    for package, versions in differing(nodes).items():
-        found = ", ".join(f"{version} on {node}" for node, version in versions.items())
-        newest = sorted(set(versions.values()) - {"none"})[-1]
+    for package, found_on in differing(nodes).items():
+        found = ", ".join(f"{version} on {node}" for node, version in found_on.items())
+        newest = max(set(found_on.values()) - {"none"}, key=Version)
         mend = f"pip install {package}=={newest}   on every node" if package != "python" else ""
         checks.append(Check(package, "broken", f"differs: {found}", mend))
     for link in links:
@@ -247,10 +250,7 @@ def _counted(gpus: tuple[str, ...]) -> str:
 
 
 def installed(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return versions([package]).get(package)
 
 
 def install(package: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reasonkit import __version__, verifiers
 from reasonkit.evaluate.run import Options
 from reasonkit.evaluate.work import TaskPlan
+from reasonkit.installed import gpu_names, versions
 from reasonkit.models import FoundModel
 
 PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "math-verify", "reasoning-gym")
@@ -27,10 +26,10 @@ def about(models: Sequence[FoundModel], plans: Sequence[TaskPlan], options: Opti
         "names": {found.label: found.text for found in models},
         "tasks": {plan.name: dict(plan.pins or {}) for plan in plans},
         "grader": {"mode": options.grader, "source": grader_version()},
-        "packages": dict(_versions()),
+        "packages": versions(PACKAGES),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "gpus": _gpus(),
+        "gpus": gpu_names(),
     }
 
 
@@ -41,15 +40,3 @@ def grader_version() -> str:
     for file in sorted(Path(verifiers.__file__).parent.glob("*.py")):
         total.update(file.read_bytes())
     return total.hexdigest()
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

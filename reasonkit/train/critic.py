@@ -116,5 +116,8 @@ class _Values(torch.nn.Module):
         torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, micro: MicroBatch) -> Tensor:
-        values: Tensor = self.head(self.trunk.states(micro).to(self.head.weight.dtype))[:, 0]
+        states = self.trunk.states(micro).to(self.head.weight.dtype)
+        values: Tensor = self.head(states).sum(
+            1
+        )  # of one column; FSDP wants its own tensor, not a view of one
         return self.trunk.together(micro, values.float())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from reasonkit.envs import ENVS
 from reasonkit.errors import ConfigError, Stopped
 from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.run import validate_on_tasks
+from reasonkit.installed import versions
 from reasonkit.models import find_model
 from reasonkit.recipe import Recipe
 from reasonkit.registry import with_options
@@ -65,7 +65,7 @@ from reasonkit.verifiers import Grader
 
 LOGGER = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "numpy", "tokenizers", "safetensors")
+PACKAGES = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "peft", "ray", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +93,24 @@ def start_run(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int 
     """A new run in an empty folder. So often it goes back to its last checkpoint when a process is lost."""
     check_topology(recipe)
     threads = recipe.train.threads or torch.get_num_threads()
-    write_text(folder.recipe, dump_recipe(recipe))
-    folder.update_info(
-        state="running",
-        recipe=recipe.name,
-        id=uuid.uuid4().hex[:8],
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        version=__version__,
-        git=_commit(),
-        seed=recipe.seed,
-        step=0,
-        steps=recipe.train.steps,
-        threads=threads,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
-        python=platform.python_version(),
-        platform=platform.platform(),
-    )
-    return _carry_out(recipe, folder, observer, restarts)
+    with folder.held():
+        write_text(folder.recipe, dump_recipe(recipe))
+        folder.update_info(
+            state="running",
+            recipe=recipe.name,
+            id=uuid.uuid4().hex[:8],
+            created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            version=__version__,
+            git=_commit(),
+            seed=recipe.seed,
+            step=0,
+            steps=recipe.train.steps,
+            threads=threads,
+            packages=versions(PACKAGES),
+            python=platform.python_version(),
+            platform=platform.platform(),
+        )
+        return _carry_out(recipe, folder, observer, restarts)
 
 
 def _commit() -> str | None:
@@ -132,10 +133,11 @@ def resume_run(
     """
     recipe = load_recipe(folder.recipe, overrides)
     check_topology(recipe)
-    if overrides:
-        write_text(folder.recipe, dump_recipe(recipe))
-    _cut_back(folder)
-    return _carry_out(recipe, folder, observer, restarts)
+    with folder.held():
+        if overrides:
+            write_text(folder.recipe, dump_recipe(recipe))
+        _cut_back(folder)
+        return _carry_out(recipe, folder, observer, restarts)
 
 
 def _cut_back(folder: RunDir) -> None:

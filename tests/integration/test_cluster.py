@@ -24,7 +24,17 @@ from reasonkit.train.learner import LocalLearner
 from reasonkit.train.lora import ADAPTERS
 from reasonkit.train.remote import RemoteEngines, RemoteLearner
 from reasonkit.train.served import ServedEngine
-from tests.cluster_runs import PATIENCE, STEPS, Running, command, ended, rows, uids, write_runs
+from tests.cluster_runs import (
+    PATIENCE,
+    STEPS,
+    Running,
+    assert_learns,
+    command,
+    ended,
+    rows,
+    uids,
+    write_runs,
+)
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -231,3 +241,8 @@ def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -
         assert "learner-0" in running.said()
         assert "train --resume" in running.said()
     assert json.loads(running.run.run_json.read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("preset", ["tiny-ray", "tiny-async"])
+def test_the_shipped_recipes_learn_as_tiny_does(preset: str, tmp_path: Path) -> None:
+    assert_learns(tmp_path, preset)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from reasonkit import cluster_survey
 from reasonkit.cli import doctor
 
 
@@ -154,3 +155,21 @@ def test_room_is_measured_where_data_would_go(tmp_path: Path, monkeypatch: pytes
     assert str(tmp_path) in data.found
     monkeypatch.setattr(doctor, "ROOMY_DISK", 1e18)
     assert "REASONKIT_DATA" in doctor.check_disk()[1].mend
+
+
+def test_versions_that_differ_between_nodes_are_broken_and_the_newest_is_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = (
+        cluster_survey.Node(address, "host", 4, ("H200", "H200"), {"python": "3.11.7", "ray": ray})
+        for address, ray in (("10.0.0.1", "2.9.0"), ("10.0.0.2", "2.60.0"))
+    )
+    link = cluster_survey.Link("10.0.0.1", "10.0.0.2", 1.25)
+    monkeypatch.setattr(cluster_survey, "survey", lambda: ([old, new], [link]))
+    checks = {check.name: check for check in doctor.check_cluster()}
+    assert checks["node 10.0.0.1"].found == "host, 4 CPU cores, 2 × H200"
+    assert checks["ray"].state == "broken"
+    assert checks["ray"].found == "differs: 2.9.0 on 10.0.0.1, 2.60.0 on 10.0.0.2"
+    assert checks["ray"].mend == "pip install ray==2.60.0   on every node"
+    assert checks["10.0.0.1 to 10.0.0.2"].found == "1.25 GB/s through Ray"
+    assert "python" not in checks

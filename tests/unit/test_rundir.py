@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from reasonkit.errors import ReasonkitError, UsageError
 from reasonkit.rundir import RunDir, atomic_file, atomic_folder, create, find_runs, read_metrics, write_json
+from tests.synthetic_run import trained_elsewhere
 
 
 def test_a_failed_write_leaves_neither_the_file_nor_a_trace(tmp_path: Path) -> None:
@@ -96,3 +98,19 @@ def test_runs_are_found_newest_first(tmp_path: Path) -> None:
 def test_a_folder_without_run_json_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         RunDir(tmp_path).info()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.update_info(state="running", pid=77, host="this-machine")
+    assert not run.is_held()
+    with trained_elsewhere(tmp_path) as other:
+        assert run.is_held()
+        with pytest.raises(UsageError, match="trained already, by process 77 on this-machine"), run.held():
+            pytest.fail("two hold it")
+        other.kill()  # as by kill -9: it cannot let go by itself
+        until = time.monotonic() + 60
+        while run.is_held() and time.monotonic() < until:
+            time.sleep(0.01)
+    with run.held():
+        pass

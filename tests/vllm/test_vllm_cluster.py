@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.rundir import RunDir, read_metrics
-from tests.cluster_runs import command, ray_that_says_it_has_gpus
+from tests.cluster_runs import assert_learns, command, ray_that_says_it_has_gpus
 from tests.micro import write_micro
 
 pytestmark = [
@@ -67,6 +67,11 @@ def test_vllm_that_shares_a_gpu_with_a_rank_sleeps_wakes_and_has_the_weights_of_
     assert max(row["failed"] for row in rows) == 0
     assert max(row["mismatch_kl"] for row in rows) < 1e-3
     assert_loaded(run, range(4))
+
+
+@pytest.mark.parametrize("preset", ["tiny-ray", "tiny-async"])
+def test_the_shipped_recipes_learn_as_tiny_does(preset: str, tmp_path: Path) -> None:
+    assert_learns(tmp_path, preset, "rollout.engine=vllm")
 
 
 def assert_loaded(run: RunDir, versions: range) -> None:
