@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,13 +157,14 @@ def _token_rewards(rollout: Rollout, weight: float) -> list[float]:
     """The penalty of each trained token, at the last of each turn `weight` times what the environment gave for it,
     and the rest of the rollout's reward at the last of all."""
     signals = rollout.signals
-    tokens = len(signals.penalties) or len(signals.values) or rollout.sampled_tokens
-    rewards = [-penalty for penalty in signals.penalties] or [0.0] * tokens
-    if rewards:
-        rewards[-1] += rollout.reward
+    rewards = [-penalty for penalty in signals.penalties] or [0.0] * rollout.scored_tokens
+    if not rewards:
+        return []
+    rewards[-1] += rollout.reward
+    scored = [segment.scored for segment in rollout.segments]
     for turn in rollout.turns if weight else ():
-        before = sum(sum(segment.mask) for segment in rollout.segments[: turn.segment])
-        rewards[before + sum(rollout.segments[turn.segment].mask[: turn.end]) - 1] += weight * turn.reward
+        before = sum(map(len, scored[: turn.segment]))
+        rewards[before + bisect_left(scored[turn.segment], turn.end) - 1] += weight * turn.reward
         rewards[-1] -= weight * turn.reward
     return rewards
 
@@ -205,7 +207,7 @@ def _whiten(groups: Sequence[Group], rows: Advantages) -> Advantages:
         for group, row in zip(groups, rows, strict=True)
         for rollout, advantage in zip(group.rollouts, row, strict=True)
         if rollout.ok
-        for weighted in _weighted(advantage, rollout.sampled_tokens)
+        for weighted in _weighted(advantage, rollout.scored_tokens)
     ]
     if len({value for value, _ in counted}) < 2:
         return [[_mapped(each, lambda _: 0.0) for each in row] for row in rows]
@@ -216,7 +218,7 @@ def _whiten(groups: Sequence[Group], rows: Advantages) -> Advantages:
     return [
         [
             _mapped(each, lambda value: (value - mean) * scale)
-            if rollout.ok and rollout.sampled_tokens
+            if rollout.ok and rollout.scored_tokens
             else 0.0
             for rollout, each in zip(group.rollouts, row, strict=True)
         ]

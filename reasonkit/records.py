@@ -9,6 +9,7 @@ sources share one Arrow schema and concatenate. No parquet reading here: this mo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -131,6 +132,12 @@ class Segment:
                 f"logprobs {len(self.logprobs)}"
             )
 
+    @property
+    def scored(self) -> list[int]:
+        """Where the tokens are that can be learned from: sampled ones whose log-probability is a number."""
+        logprobs = self.logprobs
+        return [place for place, each in enumerate(self.mask) if each and math.isfinite(logprobs[place])]
+
 
 Stage = Literal["generate", "env", "verify", "reward"]
 
@@ -216,6 +223,11 @@ class Rollout:
         if not self.segments:
             return self.usage.completion_tokens
         return sum(sum(segment.mask) for segment in self.segments)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Of all segments, those that can be learned from."""
+        return sum(len(segment.scored) for segment in self.segments)
 
     @property
     def env_reward(self) -> float:

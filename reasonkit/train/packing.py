@@ -287,8 +287,7 @@ def _cut(numbers: Sequence[float], counts: list[int]) -> Sequence[Tensor]:
 
 
 def _scored(segment: Segment) -> Tensor:
-    """Where the segment's sampled tokens are. One whose log-probability the engine could not give is dropped."""
-    mask = torch.tensor(segment.mask, dtype=torch.bool) & torch.tensor(segment.logprobs).isfinite()
-    if mask.numel() and mask[0]:
+    scored = torch.tensor(segment.scored, dtype=torch.long)
+    if scored.numel() and not scored[0]:
         raise ValueError("a segment begins with a sampled token: there is no context to predict it from")
-    return mask.nonzero().flatten()
+    return scored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,21 @@ def test_rollouts_without_a_sampled_token_stay_out_of_whitening() -> None:
     with_empty = reinforce_pp([group(1, 0, 5, tokens=[2, 4, 0])])
     [without] = reinforce_pp([group(1, 0, tokens=[2, 4])])
     assert with_empty == [[*without, 0.0]]
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.5}, {"per_turn": True}])
+def test_a_token_that_the_engine_gave_no_log_prob_counts_nowhere(options: dict[str, Any]) -> None:
+    """Of two turns of two and three tokens, the first of the second turn is lost."""
+    whole = two_turns(1.0, -0.5)
+    lost = replace(whole.segments[0], logprobs=(*[0.0] * 5, math.nan, 0.0, 0.0))
+    short = Segment(tuple(range(7)), (0, 1, 1, 0, 0, 1, 1), (0.0,) * 7)
+    turns = (whole.turns[0], replace(whole.turns[1], end=7))
+    [[credit]] = reinforce_pp([Group(RECORD, (replace(whole, segments=(lost,)),))], **options)
+    [[expected]] = reinforce_pp([Group(RECORD, (replace(whole, segments=(short,), turns=turns),))], **options)
+    assert credit == expected
+    nothing = replace(whole, segments=(replace(lost, logprobs=(math.nan,) * 8),))
+    [[unchanged, left_out]] = reinforce_pp([Group(RECORD, (whole, nothing))], **options)
+    assert (unchanged, left_out) == (reinforce_pp([Group(RECORD, (whole,))], **options)[0][0], 0.0)
 
 
 def with_signals(reward: float, **signals: tuple[float, ...]) -> Rollout:

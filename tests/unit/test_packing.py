@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reasonkit.advantages import grpo, reinforce_pp
 from reasonkit.records import Group, Rollout, Segment
 from reasonkit.train.packing import Sample, assemble, make_batch, micro_batches, mini_batches, pack
 from tests.rollout_batches import RECORD, random_groups
@@ -50,6 +51,10 @@ def test_tokens_whose_logprob_the_engine_could_not_give_are_dropped() -> None:
     [sample] = samples_of([group((broken,))])
     assert sample.scored.tolist() == [1]
     assert sample.rollout_tokens == 1
+    groups = [group((broken,), (whole,))]
+    for advantages in (reinforce_pp(groups, gamma=0.5), reinforce_pp(groups), grpo(groups)):
+        [samples] = assemble(groups, advantages)
+        assert [sample.advantages.numel() for sample in samples] == [1, 3]
 
 
 def test_a_segment_that_begins_with_a_sampled_token_is_refused() -> None:
