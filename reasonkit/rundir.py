@@ -98,6 +98,9 @@ class RunDir:
     def evaluation_steps(self) -> list[int]:
         return _steps(self.path / "eval")
 
+    def task_steps(self) -> list[int]:
+        return _steps(self.path / "eval", "tasks_step_")
+
     def info(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self.run_json.read_text(encoding="utf-8"))
@@ -155,9 +158,9 @@ class RunDir:
         for later in self.evaluation_steps():
             if later > step:
                 self.evaluation(later).unlink()
-        for path in (self.path / "eval").glob("tasks_step_*.json"):
-            if int(path.stem.rpartition("_")[2]) > step:
-                path.unlink()
+        for later in self.task_steps():
+            if later > step:
+                self.task_results(later).unlink()
 
 
 def create(recipe_name: str, out: Path | None) -> RunDir:
@@ -248,8 +251,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: Path, prefix: str = "step_") -> list[int]:
     if not folder.is_dir():
         return []
-    names = (path.name.removeprefix("step_").split(".")[0] for path in folder.glob("step_*"))
+    names = (path.name.removeprefix(prefix).split(".")[0] for path in folder.glob(f"{prefix}*"))
     return sorted(int(name) for name in names)

@@ -1,6 +1,7 @@
-"""The real command, killed by SIGKILL at an exact place: `python killed_train.py PLACE HIT -- ARGUMENTS`.
+"""The real command, struck by a signal at an exact place: `python killed_train.py PLACE HIT [SIGNAL] -- ARGUMENTS`.
 
-HIT counts from 1 how often PLACE is passed before the process kills itself, as a power cut would.
+HIT counts from 1 how often PLACE is passed before the process strikes itself: by SIGKILL, as a power cut would,
+unless SIGNAL is another one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ AFTERWARDS = ("while a checkpoint is written", "as two ranks are told")
 """Places whose work has begun when the process dies: of a checkpoint the weights are there, the rest is not."""
 
 
-def install(place: str, hit: int) -> None:
+def install(place: str, hit: int, signum: signal.Signals) -> None:
     owner, name = PLACES[place]
     original: Callable[..., Any] = getattr(owner, name)
     hits = 0
@@ -43,16 +44,18 @@ def install(place: str, hit: int) -> None:
         nonlocal hits
         hits += 1
         if hits == hit and place not in AFTERWARDS:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
         result = original(*arguments, **options)
-        if hits == hit:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if hits == hit and place in AFTERWARDS:
+            os.kill(os.getpid(), signum)
         return result
 
     setattr(owner, name, wrapped)
 
 
 if __name__ == "__main__":
-    install(sys.argv[1], int(sys.argv[2]))
-    sys.argv = ["reasonkit", *sys.argv[4:]]
+    end = sys.argv.index("--")
+    where, when, *by = sys.argv[1:end]
+    install(where, int(when), signal.Signals[by[0]] if by else signal.SIGKILL)
+    sys.argv = ["reasonkit", *sys.argv[end + 1 :]]
     main()

@@ -19,7 +19,7 @@ from typing import Any
 from reasonkit.data.mixture import Feed, MixedFeed
 from reasonkit.engines import Engine, Sampling, WeightSource
 from reasonkit.errors import ReasonkitError
-from reasonkit.recipe import Recipe
+from reasonkit.recipe import Recipe, RewardPart
 from reasonkit.records import Completion, Group, Record
 from reasonkit.rollouts import Draw, Rollouts
 from reasonkit.train.judging import Judge
@@ -129,20 +129,29 @@ class Ahead:
         if delivered is not None:
             await asyncio.shield(delivered)
         wanted, refill = self.recipe.train.prompts, self.recipe.train.refill
-        self.judge.at("train", step)
         groups: list[Group] = []
         left_out: list[Group] = []
-        for turn in range(refill + 1):
-            draw = Draw(f"train, refill {turn}" if turn else "train", step, self.recipe.rollout.n)
-            sampled = await self.rollouts.groups(records, draw)
-            teaches = [not refill or len(set(group.rewards)) > 1 for group in sampled]
-            groups += itertools.compress(sampled, teaches)
-            left_out += [group for group, does in zip(sampled, teaches, strict=True) if not does]
-            if len(groups) == wanted or turn == refill:
-                break
-            self._observe(sampled)
-            records = self.feed.next(wanted - len(groups))
+        with self.judge.at("train", step):
+            for turn in range(refill + 1):
+                draw = Draw(f"train, refill {turn}" if turn else "train", step, self.recipe.rollout.n)
+                sampled = await self.rollouts.groups(records, draw)
+                teaches = [not refill or differ(group, self.recipe.reward) for group in sampled]
+                groups += itertools.compress(sampled, teaches)
+                left_out += [group for group, does in zip(sampled, teaches, strict=True) if not does]
+                if len(groups) == wanted or turn == refill:
+                    break
+                self._observe(sampled)
+                records = self.feed.next(wanted - len(groups))
         return Sampled(groups, left_out, sampled, time.monotonic())
+
+
+def differ(group: Group, reward: Mapping[str, RewardPart | float]) -> bool:
+    """Whether a group's attempts have something to compare: their scores, as DAPO filters, where the recipe rewards
+    correctness, for what only shapes a reward (length, form) keeps no group; else what they earned."""
+    part = reward.get("correctness", 0.0)
+    if not (part.weight if isinstance(part, RewardPart) else part):
+        return len(set(group.rewards)) > 1
+    return len({each.verdict.score for each in group.rollouts if each.ok and each.verdict is not None}) > 1
 
 
 def pass_rate(groups: Sequence[Group]) -> float:
@@ -206,17 +215,20 @@ class Metered:
 
 @dataclass(slots=True)
 class Clock:
-    """What both sides did since the last step's end, and what weights between them cost."""
+    """What both sides did since the step's beginning, and what weights between them cost."""
 
     engine: Metered
     _at: float = field(default_factory=time.monotonic)
     _busy: float = 0.0
 
+    def start(self) -> None:
+        """A step begins. What came before it, a validation, is no part of it."""
+        self._at, self._busy = time.monotonic(), self.engine.busy()
+
     def read(self, waited: float) -> dict[str, float]:
         """`waited` is how long a ready batch lay in the buffer."""
         now, busy = time.monotonic(), self.engine.busy()
         wall, idle = now - self._at, now - self._at - (busy - self._busy)
-        self._at, self._busy = now, busy
         return {
             "seconds_step": wall,
             "seconds_engines_idle": max(idle, 0.0),

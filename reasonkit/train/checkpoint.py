@@ -53,7 +53,7 @@ def _disk_full(checkpoints: Path) -> Iterator[None]:
         ) from error
 
 
-def keep_only(folder: RunDir, newest: int, *, also: Set[int] = frozenset()) -> None:
+def keep_only(folder: RunDir, newest: int, *, also: Set[int | None] = frozenset()) -> None:
     """Delete all checkpoints but the newest few and those of the steps in `also`."""
     for step in folder.checkpoints()[:-newest]:
         if step not in also:

@@ -2,6 +2,7 @@
 
 Opt-in by `train.stop_on: {entropy_below: 0.02, truncated_above: 0.9, repetition_above: 0.5}`. The name before the
 last underscore is a metric of metrics.jsonl. The count is a function of the metrics alone, so resuming repeats it.
+A step that had nothing to learn from measures no entropy and no ratio: it leaves their counts as they are.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Watch:
         for name, bound in self._bounds.items():
             metric, _, side = name.rpartition("_")
             if metric not in row:
+                if not row.get("samples_trained"):
+                    continue
                 raise ConfigError(
                     f"train.stop_on watches '{metric}', which step {row['step']} did not measure",
                     nearest(metric, [key for key, value in row.items() if isinstance(value, float)]),

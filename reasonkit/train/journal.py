@@ -128,9 +128,12 @@ class Journal:
 
     def tasks(self, step: int, phase: str, results: Sequence[TaskResult]) -> None:
         """A look at evaluation tasks."""
-        content = {"step": step, "phase": phase, "results": [result.as_json() for result in results]}
-        write_json(self._folder.task_results(step), content)
         scores = {result.task: result.score.mean for result in results if result.score is not None}
+        mean = sum(scores.values()) / len(scores) if scores else 0.0
+        rows = [result.as_json() for result in results]
+        write_json(
+            self._folder.task_results(step), {"step": step, "phase": phase, "score": mean, "results": rows}
+        )
         LOGGER.info("tasks %s (step %d): %s", phase, step, _in_words(scores))
         self._trackers.write({"step": step, "tasks": scores})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, cast
@@ -35,7 +36,7 @@ class Judge(Protocol):
 
     async def verify(self, record: Record, text: str) -> Verdict: ...
 
-    def at(self, split: str, step: int) -> None: ...
+    def at(self, split: str, step: int, /) -> AbstractContextManager[None]: ...
 
     async def __aenter__(self) -> Judge: ...
 

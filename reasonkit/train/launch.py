@@ -50,6 +50,7 @@ from reasonkit.rundir import RunDir, atomic_folder, read_metrics, write_text
 from reasonkit.trackers import Tracked, Trackers
 from reasonkit.train.ahead import Ahead, Clock, Metered
 from reasonkit.train.checkpoint import load_checkpoint
+from reasonkit.train.checks import check_recipe
 from reasonkit.train.collapse import Watch
 from reasonkit.train.journal import Journal, Observer
 from reasonkit.train.judging import open_judge, task_plans, warn_of_leaks
@@ -59,7 +60,7 @@ from reasonkit.train.model import check_context, load_config, load_tokenizer, ma
 from reasonkit.train.run import Run
 from reasonkit.train.signals import Wanted
 from reasonkit.train.supervised import Objective, is_supervised, learning, make_objective, supervise
-from reasonkit.train.topology import check_topology, open_topology
+from reasonkit.train.topology import open_topology
 from reasonkit.train.warmup import Gate, warm_up
 from reasonkit.verifiers import Grader
 
@@ -91,7 +92,7 @@ class Outcome:
 
 def start_run(recipe: Recipe, folder: RunDir, observer: Observer, restarts: int = 0) -> Outcome:
     """A new run in an empty folder. So often it goes back to its last checkpoint when a process is lost."""
-    check_topology(recipe)
+    check_recipe(recipe)
     threads = recipe.train.threads or torch.get_num_threads()
     with folder.held():
         write_text(folder.recipe, dump_recipe(recipe))
@@ -132,7 +133,7 @@ def resume_run(
     What was written down after it is cut off first: it is written again, identically.
     """
     recipe = load_recipe(folder.recipe, overrides)
-    check_topology(recipe)
+    check_recipe(recipe)
     with folder.held():
         if overrides:
             write_text(folder.recipe, dump_recipe(recipe))
@@ -199,13 +200,12 @@ async def _walk(recipe: Recipe, folder: RunDir, observer: Observer) -> Outcome:
         else:
             await run.checkpoint()
         with _stoppable(run):
-            looked = folder.evaluation(0).exists() or folder.task_results(0).exists()
-            if run.validates and not looked:
-                observer.phase("validating before training")
-                await run.validate("before")
+            if run.unseen and (run.step == 0 or run.due(recipe.validation.every)):
+                observer.phase(f"validating {'during' if run.step else 'before'} training")
+                await run.validate("during" if run.step else "before")
             observer.phase("training")
             await learn(run)
-            if run.validates:
+            if run.unseen:
                 observer.phase("validating after training")
                 await run.validate("after")
             await run.checkpoint(wait=True)
@@ -344,7 +344,7 @@ async def _continue(run: Run) -> None:
     state = await load_checkpoint(run.folder.checkpoint(step), run.learner)
     await run.engine.load_weights(run.learner.weights(), version=step)
     run.restore(step, state)
-    run.best = tuple(state["best"]) if state["best"] else None
+    run.read_scores()
     run.journal.start_at(state["seconds"])
     for row in read_metrics(run.folder.metrics):
         run.collapse.count(row)
@@ -372,7 +372,7 @@ def _finish(run: Run) -> Outcome:
         seconds=run.journal.seconds,
         before=before,
         after=after,
-        best=run.best[1] if run.best else None,
+        best=run.best(),
     )
     return outcome_of(run.folder)
 

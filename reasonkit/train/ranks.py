@@ -47,6 +47,8 @@ class Ranks:
     ) -> None:
         """`make(rank, count, address, tick, *arguments)` gives each process the object whose methods are called."""
         context = multiprocessing.get_context("spawn")
+        self.broken = False
+        """Whether a rank is lost, and with it what all of them do together."""
         self._stalled = stalled
         self._lock = threading.Lock()
         self._ticks = context.Array("q", count, lock=False)
@@ -77,13 +79,13 @@ class Ranks:
 
     def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
         """The method's result on every rank."""
-        with self._lock:
+        with self._lock, self._breaking():
             self._tell(method, arguments, options)
             return self._answers()
 
     def stream(self, method: str) -> Iterator[Any]:
         """What the method yields, on rank 0; the others yield along, for nobody."""
-        with self._lock:
+        with self._lock, self._breaking():
             self._tell(method, (), {})
             parts: list[Any] = []
             said = self._collect(parts.append)
@@ -105,6 +107,14 @@ class Ranks:
                 process.kill()
                 process.join()
         self._folder.cleanup()
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        try:
+            yield
+        except ReasonkitError:
+            self.broken = True
+            raise
 
     def _tell(self, method: str, arguments: Sequence[Any], options: dict[str, Any]) -> None:
         self._doing = method

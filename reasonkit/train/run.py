@@ -8,8 +8,9 @@ resume), an optimizer step under way is finished first. How the parts are made i
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -54,8 +55,8 @@ class Run:
     collapse: Watch
     step: int = 0
     """The last finished step."""
-    best: tuple[float, int] | None = None
-    """The highest validation accuracy so far, and its step."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """Validation accuracy by step."""
     left_out: list[Group] = field(default_factory=list)
     """Groups of the last rollout batch that taught nothing and were replaced."""
     _cursor: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Run:
 
     async def sample(self, step: int) -> list[Group]:
         """The groups of one rollout batch. Meanwhile, and while it trains, those of the next steps are sampled."""
+        self.clock.start()
         last = min(step + self.recipe.rollout.max_staleness, self.recipe.train.steps)
         for each in range(step, last + 1):
             self.ahead.begin(each, self._delivery)
@@ -121,7 +123,7 @@ class Run:
         try:
             self.collapse.look(row)
         except Collapsed:
-            await self.checkpoint()
+            await self.checkpoint(wait=True)
             raise
 
     def due(self, every: int) -> bool:
@@ -144,47 +146,53 @@ class Run:
             await asyncio.gather(self._delivery, return_exceptions=True)
 
     @property
-    def validates(self) -> bool:
-        return bool(self.held_out) or self.look_at_tasks is not None
+    def unseen(self) -> bool:
+        """Whether there is anything to look at that was not looked at in this step."""
+        tasks, held_out = self.folder.task_results(self.step), self.folder.evaluation(self.step)
+        return bool(
+            (self.look_at_tasks is not None and not tasks.exists())
+            or (self.held_out and not held_out.exists())
+        )
 
     async def validate(self, phase: str) -> None:
         """Look at held-out records and at the recipe's tasks, and keep the best checkpoint by it."""
-        scores: list[float] = []
         await self.delivered()
-        self.judge.at("val", self.step)
         if self.look_at_tasks is not None:
             results = await self._interruptible(self.look_at_tasks())
             self.journal.tasks(self.step, phase, results)
-            scores = [result.score.mean for result in results if result.score is not None]
         if self.held_out:
             samples = self.recipe.validation.samples
-            held_out = await self._interruptible(
-                validate(self.rollouts, self.held_out, samples, self.step, phase)
-            )
+            with self.judge.at("val", self.step):
+                held_out = await self._interruptible(
+                    validate(self.rollouts, self.held_out, samples, self.step, phase)
+                )
             self.journal.validation(held_out)
-            scores = [held_out.sampled.mean]  # the run's own problems say which checkpoint is best
-        score = sum(scores) / len(scores) if scores else 0.0
-        if self.best is None or score > self.best[0]:
-            self.best = (score, self.step)
-            if self.recipe.validation.every:
-                await self.checkpoint()
+        self.read_scores()
+        if self.best() == self.step and self.recipe.validation.every:
+            await self.checkpoint()
+
+    def read_scores(self) -> None:
+        """What the folder says of all validations up to here; a run that is resumed knows no less."""
+        steps = {*self.folder.evaluation_steps(), *self.folder.task_steps()}
+        self.scores = {step: _score(self.folder, step) for step in steps}
+
+    def best(self, among: Collection[int] | None = None) -> int | None:
+        """The step of the highest validation accuracy, the first of equals."""
+        steps = [step for step in self.scores if among is None or step in among]
+        return max(steps, key=lambda step: (self.scores[step], -step), default=None)
 
     async def checkpoint(self, *, wait: bool = False) -> None:
         """Save everything that resuming needs; leave the newest few and the best. Written while training goes on,
         unless `wait`."""
         if self.step not in (self._saved, *self.folder.checkpoints()):
-            state = {
-                "step": self.step,
-                **self._cursor,
-                "best": self.best,
-                "seconds": self.journal.seconds,
-            }
+            state = {"step": self.step, **self._cursor, "seconds": self.journal.seconds}
             await save_checkpoint(self.folder.checkpoint(self.step), self.learner, state)
             self._saved = self.step
         if wait:
             await finish_checkpoint(self.folder, self.learner)
-        best = {self.best[1]} if self.best is not None else set()
-        keep_only(self.folder, self.recipe.checkpoint.keep, also=best)
+        # The best of those that are there stays until a better one is whole.
+        kept = {self.best(), self.best(self.folder.checkpoints())}
+        keep_only(self.folder, self.recipe.checkpoint.keep, also=kept)
 
     def ask_to_stop(self, signum: int) -> None:
         """A signal's handler. The second one stops at once."""
@@ -214,3 +222,10 @@ class Run:
             raise
         finally:
             self._sampling = None
+
+
+def _score(folder: RunDir, step: int) -> float:
+    """By which checkpoints are compared: on the run's own problems, and where it has none over its tasks."""
+    if folder.evaluation(step).exists():
+        return float(json.loads(folder.evaluation(step).read_text(encoding="utf-8"))["sampled"]["accuracy"])
+    return float(json.loads(folder.task_results(step).read_text(encoding="utf-8"))["score"])

@@ -92,8 +92,12 @@ class ShardedLearner:
         await self._in_worker(lambda: self._ranks.call("load", path))
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._ranks.close)
-        self._worker.shutdown()
+        try:
+            if not self._ranks.broken:
+                await self.saved()
+        finally:
+            await self._in_worker(self._ranks.close)
+            self._worker.shutdown()
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)

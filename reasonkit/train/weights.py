@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,13 +21,19 @@ class ModelWeights:
     """
 
     model: PreTrainedModel
+    dtype: torch.dtype = torch.float32
+    """That the engine computes in: the learner's float32 would travel as twice the bytes."""
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         if has_adapters(self.model):
-            yield from merged(self.model)
+            for name, tensor in merged(self.model):
+                yield name, self._cast(tensor)
         else:
             for name, tensor in self.model.state_dict().items():
-                yield name, whole(tensor)
+                yield name, whole(self._cast(tensor))
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 class Counted:

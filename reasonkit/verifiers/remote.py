@@ -18,6 +18,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -186,10 +187,9 @@ class RemoteGrader:
             note(self._row(record, text, verdict))
         return verdict
 
-    def at(self, split: str, step: int) -> None:
-        """What is asked from now on belongs to this step of `train` or `val`; earlier steps are written down."""
-        if self._log is not None:
-            self._log.at(split, step)
+    def at(self, split: str, step: int) -> AbstractContextManager[None]:
+        """What is asked within belongs to this step of `train` or `val`, and is written down when it has ended."""
+        return nullcontext() if self._log is None else self._log.at(split, step)
 
     async def _send(self) -> None:
         """Carry questions to hosts until none waits."""

@@ -1,7 +1,8 @@
 """What a reward server was asked and answered, step by step, in parquet files: `{split}/{step}.parquet`.
 
-The columns are those of II-VERL's `reward_api` dumps. An entry belongs to the step in which it was asked, however
-late its verdict comes; a step's file is written once the next step has begun and all its verdicts are there.
+The columns are those of II-VERL's `reward_api` dumps. An entry belongs to the step for which it was asked, however
+late its verdict comes and whatever other steps are under way; a step's file is written once it has ended and all
+its verdicts are there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +22,49 @@ MOST_ROWS = 50_000
 """Of one file, so that a run which never says where it is does not fill the memory."""
 
 Place = tuple[str, int]
+START: Place = ("train", 0)
+"""For what is asked before any step. It ends with the log."""
+PLACE: ContextVar[Place] = ContextVar("PLACE", default=START)
+"""Of whoever asks: several steps may be sampled at once."""
 
 
 class RewardLog:
     def __init__(self, folder: Path, every: int) -> None:
         self._folder = folder
         self._every = every
-        self._now: Place = ("train", 0)
         self._rows: defaultdict[Place, list[dict[str, Any]]] = defaultdict(list)
-        self._expected: defaultdict[Place, int] = defaultdict(int)
+        self._expected = defaultdict[Place, int](int, {START: 1})  # verdicts, and steps that have not ended
         self._parts: defaultdict[Place, int] = defaultdict(int)
         self._writing: set[asyncio.Task[None]] = set()
 
-    def at(self, split: str, step: int) -> None:
-        self._now = (split, step)
-        for place in [place for place in self._rows if place != self._now and not self._expected[place]]:
-            self._write(place)
+    @contextmanager
+    def at(self, split: str, step: int) -> Iterator[None]:
+        before = PLACE.set((split, step))
+        try:
+            with self._expecting():
+                yield
+        finally:
+            PLACE.reset(before)
 
     @contextmanager
     def entry(self) -> Iterator[Callable[[dict[str, Any]], None]]:
         """Yields what takes the row, once its verdict is there."""
-        place = self._now
-        self._expected[place] += 1
+        with self._expecting() as place:
 
-        def note(row: dict[str, Any]) -> None:
-            self._rows[place].append(row)  # looked up now: the list of before may have been written down
+            def note(row: dict[str, Any]) -> None:
+                self._rows[place].append(row)  # looked up now: the list of before may have been written down
 
-        try:
             yield note
+
+    @contextmanager
+    def _expecting(self) -> Iterator[Place]:
+        place = PLACE.get()
+        self._expected[place] += 1
+        try:
+            yield place
         finally:
             self._expected[place] -= 1
-            if len(self._rows[place]) >= MOST_ROWS or (place != self._now and not self._expected[place]):
+            if len(self._rows[place]) >= MOST_ROWS or not self._expected[place]:
                 self._write(place)
 
     async def close(self) -> None:

@@ -275,12 +275,12 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing_but_time(tmp_path:
 def test_steps_are_written_as_ii_verl_writes_them(legacy: RLVerifier, tmp_path: Path) -> None:
     async def use(grader: RemoteGrader) -> None:
         for step in range(4):
-            grader.at("train", step)
-            await asyncio.gather(
-                grader.verify(GOLD, f"{step} \\boxed{{4}}"), grader.verify(GOLD, f"{step} no")
-            )
-            grader.at("val", step)
-            await grader.verify(GOLD, f"val {step}")
+            with grader.at("train", step):
+                await asyncio.gather(
+                    grader.verify(GOLD, f"{step} \\boxed{{4}}"), grader.verify(GOLD, f"{step} no")
+                )
+            with grader.at("val", step):
+                await grader.verify(GOLD, f"val {step}")
         legacy.faults = [404]
         await grader.verify(GOLD, "refused")
 
@@ -303,16 +303,17 @@ def test_steps_are_written_as_ii_verl_writes_them(legacy: RLVerifier, tmp_path: 
 
 def test_a_verdict_belongs_to_the_step_that_asked_for_it(legacy: RLVerifier, tmp_path: Path) -> None:
     async def use(grader: RemoteGrader) -> None:
-        grader.at("train", 0)
-        late = asyncio.create_task(grader.verify(GOLD, "late"))
-        await asyncio.sleep(0)
-        grader.at("train", 1)
+        async def step(number: int, text: str) -> None:
+            with grader.at("train", number):
+                await asyncio.sleep(0)  # the other one begins
+                await grader.verify(GOLD, text)
+
+        await asyncio.gather(step(1, "one"), step(2, "other"))
         legacy.faults = [404]
-        await grader.verify(GOLD, "refused")
-        await late
+        await step(3, "refused")
 
     asked(use, url=legacy.url, save_dir=str(tmp_path))
-    (late,) = pq.read_table(tmp_path / "train" / "0.parquet").to_pylist()
-    assert late["llm_output"] == "late"
-    (refused,) = pq.read_table(tmp_path / "train" / "1.parquet").to_pylist()
-    assert {late["score"], refused["score"]} == {0.0, None}, "a failure has no score"
+    found = [pq.read_table(tmp_path / "train" / f"{step}.parquet").to_pylist() for step in (1, 2, 3)]
+    assert [[(row["llm_output"], row["score"]) for row in rows] for rows in found] == [
+        [("one", 0.0)], [("other", 0.0)], [("refused", None)],  # a failure has no score
+    ]  # fmt: skip

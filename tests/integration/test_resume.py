@@ -62,6 +62,8 @@ def assert_same(run: RunDir, other: RunDir) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert run.info()["state"] == other.info()["state"] == "finished"
     assert run.info()["after"] == other.info()["after"]
+    assert run.info()["best"] == other.info()["best"]
+    assert run.checkpoints() == other.checkpoints()
     assert list(run.path.rglob(".tmp-*")) == []
 
 
@@ -94,6 +96,22 @@ def test_killed_and_resumed_equals_undisturbed(
     run = RunDir(tmp_path / "run")
     assert run.info()["state"] == "running"
     assert LAST not in run.checkpoints()
+    resumed = reasonkit(tmp_path, "train", "--resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(run, undisturbed)
+
+
+def test_a_validation_that_ctrl_c_cut_short_is_made_up_for(tmp_path: Path, undisturbed: RunDir) -> None:
+    write_micro(tmp_path)
+    command = ("train", "micro.yaml", "--out", "run")
+    in_validation = str(12 + 3 * 24 + 5)
+    stopped = reasonkit(
+        tmp_path, "in a rollout", in_validation, "SIGINT", "--", *command, program=(KILLED_TRAIN,)
+    )
+    assert stopped.returncode == 128 + signal.SIGINT, stopped.stderr
+    run = RunDir(tmp_path / "run")
+    assert run.checkpoints()[-1] == 3
+    assert run.evaluation_steps() == [0]
     resumed = reasonkit(tmp_path, "train", "--resume", "run")
     assert resumed.returncode == 0, resumed.stderr
     assert_same(run, undisturbed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import Recipe
 from reasonkit.records import Completion, Group, Message, Record, Rollout, Segment, Verdict, VersionSpan
 from reasonkit.rollouts import Draw
-from reasonkit.train.ahead import Ahead, Clock, Metered, staleness
+from reasonkit.train.ahead import Ahead, Clock, Metered, differ, staleness
 from reasonkit.train.topology import check_topology, counts
 
 RECORDS = [Record(f"r{place}", "test", (Message(role="user", content="?"),), "1") for place in range(12)]
@@ -60,7 +62,8 @@ class Sampler:
 
 
 class NoJudge:
-    def at(self, phase: str, step: int) -> None: ...
+    def at(self, split: str, step: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def ahead(sampler: Sampler, settings: Recipe) -> Ahead:
@@ -169,6 +172,27 @@ def test_other_data_than_at_the_checkpoint_is_refused() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("reward", "replaced"),
+    [
+        ({"correctness": 1.0, "overlong": {"options": {"max_tokens": 9, "buffer": 3}}}, True),
+        ({"correctness": 0.0, "mine:part": 1.0}, False),
+        ({"mine:part": 1.0}, False),
+    ],
+)
+def test_refill_judges_scores_where_the_recipe_rewards_correctness(
+    reward: dict[str, Any], replaced: bool
+) -> None:
+    """All replies are right and earn different rewards, a penalty on their length included."""
+    attempts = tuple(
+        Rollout("r0", sample, (), "", "stop", Verdict.correct("1"), 1.0 - 0.1 * sample) for sample in range(3)
+    )
+    wrong = replace(attempts[0], verdict=Verdict.wrong("2", "test"))
+    parts = recipe(reward=reward).reward
+    assert differ(Group(RECORDS[0], attempts), parts) is not replaced
+    assert differ(Group(RECORDS[0], (wrong, attempts[0])), parts) is replaced, "equal rewards, other scores"
+
+
 def test_refill_replaces_groups_that_teach_nothing() -> None:
     """At first, the rewards of the first two records are equal."""
     dull = [record.uid for record in ListFeed(RECORDS, seed=0).next(2)]
@@ -178,7 +202,8 @@ def test_refill_replaces_groups_that_teach_nothing() -> None:
 
     async def run() -> None:
         sampler = Sampler(reward)
-        buffer = ahead(sampler, recipe(rollout={"n": 2}, train={"refill": 3}))
+        settings = recipe(rollout={"n": 2}, train={"refill": 3}, reward={"mine:part": 1.0})
+        buffer = ahead(sampler, settings)
         buffer.begin(1, None)
         sampled = await buffer.take(1)
         assert [group.record.uid for group in sampled.left_out] == dull
@@ -233,6 +258,11 @@ def test_what_the_last_weights_cost_is_measured() -> None:
         assert said["seconds_weights"] >= 0.01
         assert said["gb_per_second_weights"] == pytest.approx(32e-9 / said["seconds_weights"])
         assert 0 < said["seconds_engines_idle"] < said["seconds_step"]
+        await engine.generate([1], Sampling(1))  # a validation between two steps
+        clock.start()
+        await asyncio.sleep(0.01)
+        said = clock.read(0.0)
+        assert said["seconds_engines_idle"] == pytest.approx(said["seconds_step"], abs=1e-4)
 
     asyncio.run(run())
 

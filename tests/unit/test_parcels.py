@@ -63,6 +63,14 @@ def test_a_tensor_that_changes_on_its_way_is_named_in_debug_mode(monkeypatch: py
         list(unpack([parcel]))
 
 
+def test_weights_travel_in_the_type_that_the_engine_computes_in() -> None:
+    learner = tiny_model("llama", len(tiny_tokenizer()))
+    whole, half = (dict(ModelWeights(learner, dtype)) for dtype in (torch.float32, torch.bfloat16))
+    assert list(half) == list(whole)
+    assert all(each.dtype == torch.bfloat16 for each in half.values())
+    assert all(half[name].equal(each.bfloat16()) for name, each in whole.items())
+
+
 def test_engines_get_adapters_alone_and_merge_them_into_a_base_of_their_own(tmp_path: Path) -> None:
     """What they sample from is what the learner has, although only adapters travelled."""
     tokenizer = tiny_tokenizer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,20 @@ from torch import Tensor
 from reasonkit.advantages import grpo, ppo
 from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.losses import LOSSES
-from reasonkit.recipe import LossConfig, TrainConfig
+from reasonkit.recipe import LossConfig, Recipe, TrainConfig
 from reasonkit.records import Group
 from reasonkit.train.critic import CriticSettings
 from reasonkit.train.mesh import Mesh, check_parallel, shares
 from reasonkit.train.packing import Batch, assemble, mini_batches, pack, rows
 from reasonkit.train.rank import LearnerSettings
 from reasonkit.train.ranks import Ranks
+from reasonkit.train.sharded import ShardedLearner
 from reasonkit.train.signals import Wanted, annotate
 from reasonkit.train.ulysses import Neighbours
 from tests.learners import local_learner
 from tests.rollout_batches import random_groups
 from tests.sharded_bench import VOCABULARY, Bench, make_bench
-from tests.tiny_models import SHAPES, Shape, tiny_model
+from tests.tiny_models import SHAPES, Shape, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups(VOCABULARY)
 EVERYTHING = {"entropy": 0.05, "kl": 0.1}
@@ -334,3 +336,24 @@ def test_the_rank_that_others_wait_for_is_named(how: str, said: str) -> None:
             ranks.call("misbehave", 1, how)
     finally:
         ranks.close()
+
+
+def test_what_is_being_saved_is_finished_before_the_learner_ends(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama", VOCABULARY), tiny_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    recipe = Recipe.model_validate(
+        {
+            "name": "two",
+            "model": {"path": str(tmp_path / "model"), "context": 64},
+            "rollout": {"max_tokens": 16},
+        }
+    )
+
+    async def run() -> None:
+        learner = ShardedLearner.from_recipe(recipe, tmp_path / "model", 2, threads=1)
+        await learner.save(tmp_path / "step_0", {"step": 0})
+        await learner.close()
+
+    asyncio.run(run())
+    assert json.loads((tmp_path / "step_0" / "state.json").read_text()) == {"step": 0}

@@ -53,6 +53,12 @@ def recipe(**keys: Any) -> Recipe:
         ({"model": {"path": "m", "dtype": "bfloat16"}}, Wanted(True, 0.0, False)),
         ({"rollout": {"engine": "vllm"}}, Wanted(True, 0.0, False)),
         ({"rollout": {"max_staleness": 1}}, Wanted(True, 0.0, False)),
+        (
+            {"rollout": {"top_p": 0.9}},
+            Wanted(True, 0.0, False),
+        ),  # its log-probs are of a truncated distribution
+        ({"rollout": {"top_k": 20}}, Wanted(True, 0.0, False)),
+        ({"rollout": {"min_p": 0.1}}, Wanted(True, 0.0, False)),
         ({"rollout": {"engine": "vllm"}, "loss": {"correction": "none"}}, Wanted(False, 0.0, False)),
         ({"loss": {"kl": 0.1}}, Wanted(False, 0.0, False)),
         ({"loss": {"kl": 0.1, "kl_kind": "reward"}}, Wanted(False, 0.1, False)),
@@ -143,7 +149,7 @@ def test_every_loss_raises_the_probability_of_what_did_better(policy: str) -> No
 
 
 def row(step: int, **metrics: float | None) -> dict[str, Any]:
-    return {"step": step, **metrics}
+    return {"step": step, "samples_trained": 8.0, **metrics}
 
 
 def test_a_metric_beyond_its_bound_for_some_steps_in_a_row_stops_the_run() -> None:
@@ -162,6 +168,15 @@ def test_a_resumed_run_counts_on_and_is_not_stopped_for_what_it_was_stopped_for(
     for step in range(PATIENCE):
         watch.count(row(step, entropy=0.05))
     watch.look(row(PATIENCE, entropy=0.05))
+
+
+def test_a_step_that_had_nothing_to_learn_from_says_nothing_of_entropy() -> None:
+    watch = Watch({"entropy_below": 0.1})
+    for step in range(PATIENCE - 1):
+        watch.look(row(step, entropy=0.05))
+    watch.look(row(PATIENCE, samples_trained=0.0))
+    with pytest.raises(Collapsed):
+        watch.look(row(PATIENCE + 1, entropy=0.05))
 
 
 @pytest.mark.parametrize(
