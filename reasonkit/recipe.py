@@ -200,7 +200,7 @@ class RolloutConfig(Settings):
     n: Positive = 8
     """Rollouts a record: the size of a group."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Log-probabilities in training are taken at this temperature too."""
+    """Log-probabilities in training are taken at this temperature too; given replies are learned at 1."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Nucleus sampling. Below 1, training log-probs no longer match the sampler; a warning says so."""
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -267,8 +267,8 @@ class TrainConfig(Settings):
     """Tokens of a micro-batch, which is packed without padding. Changes memory and speed, never the gradient;
     null takes 2048 on a CPU (more than its caches hold is slower) and 16384 on a GPU."""
     refill: Annotated[int, Field(ge=0)] = 0
-    """Dynamic sampling: groups whose rewards are all equal are replaced by new ones, in at most this many further
-    rollout batches; 0 keeps them."""
+    """Dynamic sampling: groups whose scores are all equal (rewards, where `reward` has no `correctness`) are
+    replaced by new ones, in at most this many further rollout batches; 0 keeps them."""
     save_memory: list[Literal["checkpoint_activations", "offload_optimizer", "offload_parameters"]] = []
     """Ways to need less GPU memory, each at the price of time."""
     compile: bool = False

@@ -30,12 +30,14 @@ class Wanted:
 
     @classmethod
     def by(cls, recipe: Recipe) -> Wanted:
-        """Correcting for the engine takes the learner's own log-probs, unless both compute the same numbers."""
+        """Correcting for the engine takes the learner's own log-probs, unless both compute the same numbers. Those
+        of an engine that truncates are of what it kept."""
         rollout, loss = recipe.rollout, recipe.loss
         same = (
             rollout.engine.name == "transformers"
             and recipe.model.dtype == "float32"
             and rollout.max_staleness == 0
+            and (rollout.top_p, rollout.top_k, rollout.min_p) == (1.0, 0, 0.0)
         )
         return cls(
             old_logprobs=loss.correction.name != "none" and not same,

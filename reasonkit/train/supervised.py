@@ -34,7 +34,8 @@ def is_supervised(recipe: Recipe) -> bool:
 
 
 def learning(recipe: Recipe) -> Recipe:
-    """The recipe as the learner sees it: an objective brings the loss that it is made for."""
+    """The recipe as the learner sees it: an objective brings the loss that it is made for. Nobody sampled what it
+    learns from, so log-probs are the model's own, whatever temperature validation samples at."""
     if is_supervised(recipe) and recipe.updates_per_rollout != 1:
         raise ConfigError(
             f"algorithm {recipe.algorithm.name} makes one update a step, but train.mini_batch "
@@ -45,7 +46,8 @@ def learning(recipe: Recipe) -> Recipe:
     if not is_supervised(recipe):
         return recipe
     loss: LossConfig = OBJECTIVES[recipe.algorithm.name].loss(recipe.loss)
-    return recipe.model_copy(update={"loss": loss})
+    rollout = recipe.rollout.model_copy(update={"temperature": 1.0})
+    return recipe.model_copy(update={"loss": loss, "rollout": rollout})
 
 
 def make_objective(recipe: Recipe, dialogue: Dialogue, learner: Learner, folder: Path) -> Objective:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from reasonkit.records import Message, Record
 from reasonkit.rundir import RunDir, read_metrics
 from reasonkit.train.dpo import REFERENCE, Preference
 from reasonkit.train.learner import LocalLearner
+from reasonkit.train.rank import LearnerSettings, Rank
 from reasonkit.train.sft import Imitation, demonstrated
-from reasonkit.train.supervised import learning
+from reasonkit.train.supervised import learning, make_objective
 from tests.killed_train import __file__ as killed_train
 from tests.learners import local_learner
 from tests.micro import reasonkit, write_micro
@@ -201,6 +203,22 @@ def test_given_replies_take_one_update_a_step() -> None:
         learning(recipe("sft", train={"prompts": 4, "mini_batch": 2}))
     assert learning(recipe("sft", loss={"kl": 0.1})).loss.kl == 0.0
     assert learning(recipe("grpo")).loss == LossConfig()
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_given_replies_are_learned_at_temperature_one(algorithm: str, tmp_path: Path) -> None:
+    """Whatever temperature validation samples at: the loss is cross-entropy, the reference the model's own."""
+    cool = recipe(algorithm, rollout={"max_tokens": 16, "temperature": 0.6}, train={"token_budget": 64})
+    learner = LocalLearner(Rank(tiny_model("llama"), LearnerSettings.of(learning(cool))))
+    objective = make_objective(cool, DIALOGUE, learner, tmp_path)
+    pair = PAIRS[0]
+    if algorithm == "dpo":
+        asyncio.run(objective.prepare(lambda: [pair]))
+        measured = json.loads((tmp_path / REFERENCE).read_text())["p1"][0]
+    else:
+        batch, _ = asyncio.run(objective.batch([replace(pair, answer=pair.answer["chosen"])], 1))
+        measured = learner.rank.accumulate(batch)["loss"] * -batch.tokens
+    assert measured == pytest.approx(token_logprobs(learner, pair, "chosen").sum().item(), rel=1e-5)
 
 
 SUPERVISED = """\
