@@ -6,7 +6,8 @@
 
 Several ranks write by torch.distributed.checkpoint, each its shards; rank 0 then puts those of the model together,
 tensor by tensor. Names and places are those in the whole model, so the number of ranks that reads need not be that
-which wrote. The folder appears under its name once it is whole.
+which wrote. The folder appears under its name once it is whole. However long a disk takes, whoever waits ticks
+(`Mesh.tick`) as long as bytes move.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reasonkit.errors import ReasonkitError
-from reasonkit.rundir import atomic_folder
+from reasonkit.rundir import TEMPORARY, atomic_folder
 from reasonkit.train.lora import ADAPTERS, NAME, adapter_tensors, has_adapters, whole
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.model import save_model
@@ -45,6 +49,8 @@ SHARDS = "sharded"
 """Where torch keeps the shards of which it makes whole files."""
 FILE_BYTES = 5 * 2**30
 """Of a file of weights, about."""
+LOOK = 5.0
+"""Seconds between two looks at how far a checkpoint has come."""
 
 
 class Writer:
@@ -53,7 +59,7 @@ class Writer:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: tuple[Path, Future[None]] | None = None
 
     def start(
         self,
@@ -66,14 +72,21 @@ class Writer:
         weights, training = _copied(_own(model)), _copied(training)
         if has_adapters(model):  # small enough to be whole on every rank
             weights = {name: whole(each) for name, each in weights.items()}
-        self._writing = self._thread.submit(
+        written = self._thread.submit(
             self._write, path, model, weights, training, tokenizer, json.dumps(state, indent=2) + "\n"
         )
+        self._writing = path, written
 
     def wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        if self._writing is None:
+            return
+        (path, written), self._writing = self._writing, None
+        before = -1
+        while not wait_for([written], timeout=LOOK).done:
+            if (size := _bytes_of(path)) != before:
+                self._mesh.tick()
+                before = size
+        written.result()
 
     def _write(
         self,
@@ -175,7 +188,30 @@ def _own(model: PreTrainedModel) -> dict[str, Tensor]:
 def _read(state: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as one process knows
-        load(state, storage_reader=HuggingFaceStorageReader(str(folder)), **_by(mesh))
+        reader = HuggingFaceStorageReader(str(folder))
+        load(state, storage_reader=reader, planner=_Ticking(mesh), **_by(mesh))
+
+
+class _Ticking(DefaultLoadPlanner):
+    """Tells of every tensor that is there."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__()
+        self._mesh = mesh
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        super().commit_tensor(read_item, tensor)
+        self._mesh.tick()
+
+
+def _bytes_of(path: Path) -> int:
+    """Of the folder that is to become `path`, so far."""
+    size = 0
+    for folder in path.parent.glob(f"{TEMPORARY}{path.name}.*"):
+        for file in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # torch's shards go as they are put together
+                size += file.stat().st_size
+    return size
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

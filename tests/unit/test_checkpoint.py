@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import resource
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from reasonkit.rundir import RunDir
 from reasonkit.train import saving
 from reasonkit.train.checkpoint import finish_checkpoint, keep_only, load_checkpoint, save_checkpoint
 from reasonkit.train.learner import LocalLearner
+from reasonkit.train.mesh import Mesh
 from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import assemble, mini_batches
 from tests.learners import local_learner
@@ -29,9 +32,10 @@ from tests.tiny_models import save_tiny_model
 ROOT = Path(__file__).parents[2]
 
 
-def make_learner(model: Path) -> LocalLearner:
+def make_learner(model: Path, mesh: Mesh | None = None) -> LocalLearner:
     return local_learner(
         load_model(model),
+        mesh=mesh,
         loss=LossConfig(entropy=0.01, kl=0.1),
         train=TrainConfig(lr=1e-3, lr_schedule={"cosine": {"warmup": 3}}, token_budget=40),
         total_updates=4,
@@ -155,6 +159,41 @@ def test_a_file_that_cannot_be_written_whole_is_reported_the_same_way(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_whoever_waits_for_a_disk_ticks_as_long_as_bytes_move(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learner that does not tick is taken for stuck, and ended."""
+    ticks, hung = [0], threading.Event()
+
+    def slowly(_model: object, folder: Path, _weights: object) -> None:
+        for size in range(3):
+            (folder / "weights").write_bytes(b"." * size)
+            seen = ticks[0]
+            while ticks[0] == seen:
+                time.sleep(0.001)
+        ticks[0] = 0
+        hung.wait(0.2)
+
+    monkeypatch.setattr(saving, "save_model", slowly)
+    monkeypatch.setattr(saving, "LOOK", 0.01)
+
+    def tick() -> None:
+        ticks[0] += 1
+
+    learner = make_learner(model, Mesh(torch.device("cpu"), tick=tick))
+    save(tmp_path / "checkpoints" / "step_1", learner)
+    assert ticks[0] <= 2, "it ticks for the files that come afterwards, not for time that passes"
+
+
+def test_a_rank_that_loads_ticks_with_every_tensor(model: Path, tmp_path: Path) -> None:
+    ticks: list[None] = []
+    learner = make_learner(model, Mesh(torch.device("cpu"), tick=lambda: ticks.append(None)))
+    checkpoint = save(tmp_path / "checkpoints" / "step_0", learner)
+    ticks.clear()
+    asyncio.run(load_checkpoint(checkpoint, learner))
+    assert len(ticks) > len(dict(learner.weights())) / 2
 
 
 def test_the_newest_and_the_named_checkpoints_are_kept(tmp_path: Path) -> None:
