@@ -107,7 +107,7 @@ class Trackers:
     def __init__(self, names: Sequence[str], tracked: Tracked) -> None:
         self._open: dict[str, Tracker] = {}
         for name in names:
-            _check_installed(name)
+            check_installed(name)
             self._guard(name, partial(self._start, name, tracked))
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Trackers:
             LOGGER.warning("%s is left alone from here on: %s: %s", name, type(error).__name__, error)
 
 
-def _check_installed(name: str) -> None:
+def check_installed(name: str) -> None:
     """Found at the start, because a missing package is a mistake in the setup and no failure of a service."""
     try:
         importlib.import_module(name)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reasonkit.data.adapters import BadRow, Reader, columns_as, read_any
-from reasonkit.data.build import SOURCES, build
+from reasonkit.data.build import SOURCES, build, source_named
 from reasonkit.data.files import read_records
 from reasonkit.data.load import sha256
 from reasonkit.data.published import PUBLISHED
@@ -45,6 +45,16 @@ def open_task(
     if not items:
         raise ReasonkitError(f"task '{task.name}' has no items", f"check its source and adapt: {task.adapt}")
     return items[:limit]
+
+
+def check_task(ref: TaskRef) -> None:
+    """Refuses a task whose items' name means nothing. Whether they can be had, only `open_task` finds out."""
+    for source in ref.task.source:
+        base = source.name.partition("@")[0].partition(":")[0]
+        if _is_generated(source.name):
+            source_named(source.name)
+        elif not (base == "hf" or base in PUBLISHED or ref.task.obtain or _local_file(ref.task, source)):
+            raise _unknown(source)
 
 
 def pins(ref: TaskRef) -> dict[str, str]:
@@ -159,10 +169,7 @@ def _fetch(task: Task, source: SourceConfig) -> Path:
                 base, domains=(part,) if part in domains and part else (), revision=revision or None
             )
         else:
-            raise UsageError(
-                f"'{source.name}' is no task, no data set and no file",
-                nearest(name, (*TASKS, *SOURCES, *PUBLISHED)) or "reasonkit list tasks",
-            )
+            raise _unknown(source)
         planned = plan(request, hub)
         wanted = tuple(
             target
@@ -177,6 +184,13 @@ def _fetch(task: Task, source: SourceConfig) -> Path:
             )
         pull(replace(planned, targets=wanted), hub)
     return wanted[0].path
+
+
+def _unknown(source: SourceConfig) -> UsageError:
+    return UsageError(
+        f"'{source.name}' is no task, no data set and no file",
+        nearest(source.name.partition("@")[0], (*TASKS, *SOURCES, *PUBLISHED)) or "reasonkit list tasks",
+    )
 
 
 def _hub_request(name: str, revision: str, source: SourceConfig) -> Request:

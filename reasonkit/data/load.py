@@ -125,6 +125,11 @@ def prepare(sources: Sequence[SourceConfig], split: Split, folder: Path, seed: i
     return prepared
 
 
+def check_source(source: SourceConfig, split: Split) -> None:
+    """Refuses what no run could be fed with, whatever can be fetched; `sample` is content with less."""
+    _check(source, _local_files(source, split), split)
+
+
 def sample(source: SourceConfig, split: Split, seed: int, count: int) -> list[Record]:
     """At most `count` records of a source, without making or fetching many more."""
     few = source.model_copy(update={"size": min(source.size or count, count)})
@@ -189,15 +194,29 @@ def _mixed(data: DataConfig, feeds: Mapping[str, Feed], seed: int) -> Feed:
 
 def _find(source: SourceConfig, local: tuple[Path, ...], split: Split, made: Path, seed: int) -> Prepared:
     """Where `source` is; what has to be generated or drawn for this run becomes the file `made`."""
+    _check(source, local, split)
+    if local:
+        return Prepared(source, local)
+    if not _is_generated(source.name):
+        return _from_hub(source, split, made, seed)
+    assert source.size is not None
+    write_records(build(source.name, split, source.size, seed, source.options), made)
+    return Prepared(source, (made,))
+
+
+def _check(source: SourceConfig, local: tuple[Path, ...], split: Split) -> None:
+    """Refuses a name that means nothing, and keys that do not go with what it means."""
     if not local and _is_generated(source.name):
-        return Prepared(source, (_generated(source, split, made, seed),))
+        _check_generated(source)
+        return
     known = {"files"} if source.name.startswith("hf:") else set[str]()
     if source.options.keys() - known:
         raise UsageError(
             f"data source '{source.name}' is read, not generated, so it does not take options {source.options}",
             "choose records with filter: module:function, and files of a Hub set with options: {files: [PATTERN]}",
         )
-    return Prepared(source, local) if local else _from_hub(source, split, made, seed)
+    if not local:
+        _check_published(source, split)
 
 
 def _noted(source: SourceConfig, note: Path) -> Prepared:
@@ -219,7 +238,7 @@ def _is_generated(name: str) -> bool:
     return first in SOURCES or first.startswith("rg:")
 
 
-def _generated(source: SourceConfig, split: Split, made: Path, seed: int) -> Path:
+def _check_generated(source: SourceConfig) -> None:
     if source.map is not None:
         raise UsageError(
             f"data source '{source.name}' is generated, so map ({source.map}) has no columns to name",
@@ -230,8 +249,6 @@ def _generated(source: SourceConfig, split: Split, made: Path, seed: int) -> Pat
             f"data source '{source.name}' is generated, so the recipe must say how many records: size is null",
             "write size: 1000 beside its name",
         )
-    write_records(build(source.name, split, source.size, seed, source.options), made)
-    return made
 
 
 def _local_files(source: SourceConfig, split: Split) -> tuple[Path, ...]:
@@ -311,7 +328,7 @@ def _pulled_from_hub(source: SourceConfig, name: str, revision: str | None, spli
     return ()
 
 
-def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prepared:
+def _check_published(source: SourceConfig, split: Split) -> None:
     name, _ = _split_revision(source.name)
     base = name.partition(":")[0]
     if name in BY_HAND:
@@ -336,11 +353,15 @@ def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prep
             f"held-out source '{source.name}' would be streamed, which has no end: size is null",
             f"write size: 500 beside its name, or fetch it: {pull_command(name)}",
         )
+
+
+def _from_hub(source: SourceConfig, split: Split, made: Path, seed: int) -> Prepared:
     try:
         return _fetched(source, split, made, seed)
     except Unreachable as error:
         raise Unreachable(
-            error.message, f"fetch it where there is a network: {pull_command(name)}"
+            error.message,
+            f"fetch it where there is a network: {pull_command(_split_revision(source.name)[0])}",
         ) from error
 
 

@@ -7,7 +7,7 @@ judging. The implementations are one file each; this page holds what they share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +109,15 @@ class Sleeper(Protocol):
         """Until the next `load_weights`, which brings back all that it needs. Nothing is in flight."""
 
 
-def open_engine(path: Path | str, part: Part, model: ModelConfig) -> Engine:
-    """The engine that a recipe names, on the model folder at `path`, with the part's options."""
+def engine_maker(part: Part, model: ModelConfig) -> Callable[[Path | str], Engine]:
+    """What opens the engine that a recipe names on a model folder, with the part's options."""
     from_path = resolve("engine", part.name, ENGINES).from_path
     options = {**part.options, "dtype": model.dtype, "context": model.context}
-    engine: Engine = bind("engine", part.name, from_path, options)(path)
-    return engine
+    return bind("engine", part.name, from_path, options)
+
+
+def open_engine(path: Path | str, part: Part, model: ModelConfig) -> Engine:
+    return engine_maker(part, model)(path)
 
 
 class Chat(Protocol):

@@ -1,8 +1,9 @@
-"""What a recipe would do, without loading a model: sizes, the verifiers on real records, one prompt as tokens.
+"""What a recipe would do, without loading a model: its names, its sizes, the verifiers on real records, one prompt.
 
-Finds before a run what otherwise shows after an hour: a prompt that does not fit, a verifier that rejects the gold
-answer or accepts an empty one. Weights are never read. What cannot be looked at from here (a model or a data set
-that is on the Hub only) is said, and the rest is done.
+Finds before a run what otherwise shows after an hour: a name or an option that nobody knows (checks.py, where a
+real start begins too), a source that cannot be, a verifier that rejects the gold answer or accepts an empty one. It
+looks at a few records of every source: others may still be wrong, or not fit. Weights are never read. What cannot
+be looked at from here (a model or a data set that is on the Hub only) is said, and the rest is done.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from reasonkit.data.gold import gold_reply
-from reasonkit.data.load import sample
+from reasonkit.data.load import check_source, sample
+from reasonkit.data.sources import Split
 from reasonkit.dialogue import Dialogue
 from reasonkit.errors import ReasonkitError, UsageError
-from reasonkit.recipe import DataConfig, Part, Recipe
+from reasonkit.models import base_of, checkpoint_of
+from reasonkit.recipe import DataConfig, Part, Recipe, SourceConfig
 from reasonkit.records import Record, Status
-from reasonkit.rewards import RewardSum
-from reasonkit.train.collapse import Watch
+from reasonkit.train.checks import check_recipe
 from reasonkit.train.judging import Judge, open_judge
 from reasonkit.train.memory import Shapes, engine_memory, fewest_learners, learner_memory
 from reasonkit.train.model import (
@@ -36,7 +38,7 @@ from reasonkit.train.model import (
     make_tokenizer,
 )
 from reasonkit.train.shapes import known_shape
-from reasonkit.train.topology import check_topology, describe
+from reasonkit.train.topology import describe
 
 SAMPLE = 8
 """Records a source that are built and judged."""
@@ -104,10 +106,8 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe) -> DryRun:
-    """Resolve everything that a run resolves, but its weights."""
-    RewardSum(recipe.reward)
-    Watch(recipe.train.stop_on)
-    check_topology(recipe)
+    """Raises what a run would be refused for; what verifiers get wrong is in the result's `problems`."""
+    check_recipe(recipe)
     unchecked: list[str] = []
     tokenizer, config = _shapes(recipe, unchecked)
     by_source = _sample_records(recipe.data, recipe.seed, unchecked)
@@ -142,9 +142,9 @@ def _shapes(recipe: Recipe, unchecked: list[str]) -> tuple[PreTrainedTokenizerBa
         made = make_tokenizer(str(recipe.model.init["alphabet"]))
         return made, make_architecture(recipe.model, made)
     name = str(recipe.model.path)
-    path, known = Path(name).expanduser(), known_shape(name)
+    path, known = checkpoint_of(name) or Path(name).expanduser(), known_shape(name)
     if known is None or path.exists() or is_fetched(name):
-        config = load_config(path)
+        config = load_config(base_of(path))
         check_context(config, recipe.model.context, path)
         return load_tokenizer(path), config
     unchecked.append(f"the tokenizer and chat template of {name}, which is not on this machine")
@@ -167,13 +167,18 @@ def _sample_records(data: DataConfig, seed: int, unchecked: list[str]) -> dict[s
     """A few records of every source, by what the recipe calls it."""
     found: dict[str, list[Record]] = {}
     missing: defaultdict[str, list[str]] = defaultdict(list)
-    for source in data.train:
+    wanted: list[tuple[str, SourceConfig, Split]] = [
+        *((source.title, source, "train") for source in data.train),
+        *((f"{source.title} (held out)", source, "test") for source in data.held_out),
+    ]
+    for title, source, split in wanted:
         try:
-            found[source.title] = sample(source, "train", seed, SAMPLE)
+            check_source(source, split)
+            found[title] = sample(source, split, seed, SAMPLE)
         except UsageError:
             raise
         except ReasonkitError as error:  # a source that is not here and cannot be fetched now
-            missing[error.message].append(source.title)
+            missing[error.message].append(title)
     unchecked += [f"the records of {', '.join(titles)}: {why}" for why, titles in missing.items()]
     return found
 

@@ -124,9 +124,11 @@ def _temporary_bytes(recipe: Recipe, shapes: Shapes) -> float:
     return max(head, block)
 
 
-def _tokens(recipe: Recipe) -> float:
-    """Of a micro-batch, on each of the neighbours that share its tokens."""
-    return (recipe.train.token_budget or TOKEN_BUDGET) / recipe.cluster.parallel.get("sequence", 1)
+def _tokens(recipe: Recipe) -> int:
+    """Of the largest micro-batch, on each of the neighbours that share its tokens: a sequence longer than the
+    budget has a row of its own, in which its last token is no input."""
+    row = max(recipe.train.token_budget or TOKEN_BUDGET, recipe.model.context - 1)
+    return -(-row // recipe.cluster.parallel.get("sequence", 1))
 
 
 def engine_memory(recipe: Recipe, shapes: Shapes) -> dict[str, float]:

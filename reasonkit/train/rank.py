@@ -211,16 +211,15 @@ class Rank:
         return ModelWeights(self.model)
 
     def rehearse(self, longest: int) -> None:
-        """Compute the largest batch there can be, of sequences of `longest` tokens, and forget it: what does not
-        fit into memory shows before anything is sampled."""
-        count = self.mesh.parts * max(self._token_budget // longest, 1)
+        """Compute the largest batch there can be, with as many sequences of `longest` tokens as fit, and forget it:
+        what does not fit into memory shows before anything is sampled."""
         try:
-            self._rehearse(_largest(count, longest))
+            self._rehearse(largest_batch(self.mesh.parts, self._token_budget, longest))
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise ReasonkitError(
-                f"a micro-batch of {max(self._token_budget, longest):,} tokens does not fit into the memory of "
+                f"a micro-batch of {max(self._token_budget, longest - 1):,} tokens does not fit into the memory of "
                 f"{self.mesh.device}: {error}",
                 f"lower train.token_budget ({self._token_budget}) or model.context ({longest}), or --set "
                 "train.save_memory=[checkpoint_activations,offload_optimizer,offload_parameters]",
@@ -342,20 +341,22 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
-def _largest(count: int, longest: int) -> Batch:
-    """So many sequences of so many tokens, all of them to be learned, that share nothing."""
-    scored = torch.arange(1, longest)
-    ones = torch.ones(longest - 1)
-    samples = [
-        Sample(
-            ids=torch.cat([torch.tensor([place % 2]), torch.ones(longest - 1, dtype=torch.long)]),
-            scored=scored,
-            old_logprobs=-ones,
-            sampler_logprobs=-ones,
-            advantages=ones,
-            rollout_tokens=longest - 1,
-            critic=Targets(ones, ones),
-        )
-        for place in range(count)
-    ]
-    return make_batch(samples)
+def largest_batch(parts: int, token_budget: int, longest: int) -> Batch:
+    """Of each part one row: as many sequences of `longest` tokens as it holds, one at least, and the rest a shorter
+    one. All but their first tokens are to be learned, and they share none. Their last ones are no inputs."""
+    full, rest = divmod(token_budget, longest - 1)
+    lengths = [longest] * max(full, 1) + [rest + 1] * (full > 0 and rest > 0)
+    return make_batch([_learned(length) for length in lengths * parts])
+
+
+def _learned(length: int) -> Sample:
+    ones = torch.ones(length - 1)
+    return Sample(
+        ids=torch.ones(length, dtype=torch.long),
+        scored=torch.arange(1, length),
+        old_logprobs=-ones,
+        sampler_logprobs=-ones,
+        advantages=ones,
+        rollout_tokens=length - 1,
+        critic=Targets(ones, ones),
+    )

@@ -56,10 +56,9 @@ def check_topology(recipe: Recipe) -> None:
             f"rollout.max_staleness ({rollout.max_staleness}) later batches are drawn before",
             "--set train.refill=0   or   --set rollout.max_staleness=0",
         )
+    check_parallel(cluster.learners, cluster.parallel)  # 0, as many as there are, is divided by anything
     if not uses_cluster(recipe):
         return
-    if cluster.learners:
-        check_parallel(cluster.learners, cluster.parallel)
     if rollout.engine.options.get("transfer") == "nccl":
         raise ConfigError(
             "rollout.engine.vllm.transfer is nccl, but in a cluster weights come to the engines' machines through "

@@ -289,6 +289,7 @@ def test_a_killed_and_resumed_mixture_equals_an_undisturbed_one(server: HubServe
     assert [(check["source"], check["records"], check["gold_right"]) for check in checks] == [
         ("chains", 8, 8),
         ("sums", 8, 8),
+        ("arithmetic_chain (held out)", 6, 6),
     ]
     done = reasonkit(tmp_path, "train", "mixed.yaml", "--out", "whole")
     assert done.returncode == 0, done.stderr

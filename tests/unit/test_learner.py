@@ -21,8 +21,10 @@ from reasonkit.recipe import LossConfig, ModelConfig, Recipe, RolloutConfig, Tra
 from reasonkit.records import Group, Rollout, Segment, Signals
 from reasonkit.train.critic import CriticSettings
 from reasonkit.train.learner import LocalLearner
+from reasonkit.train.mesh import shares
 from reasonkit.train.optimizer import make_schedule
-from reasonkit.train.packing import Batch, assemble, mini_batches
+from reasonkit.train.packing import Batch, assemble, mini_batches, pack
+from reasonkit.train.rank import largest_batch
 from tests.learners import local_learner
 from tests.rollout_batches import RECORD, random_groups
 from tests.tiny_models import SHAPES, Shape, save_tiny_model, tiny_config, tiny_model
@@ -279,6 +281,25 @@ def test_a_sequence_longer_than_the_models_window_is_refused() -> None:
     )
     with pytest.raises(ReasonkitError, match=r"longer than the attention window of 8"):
         step(learner, batch_of(GROUPS))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("budget", "longest", "row"),
+    [
+        pytest.param(16384, 12288, [12287, 4097], id="the rest is filled"),
+        pytest.param(60, 31, [30, 30], id="nothing is left"),
+        pytest.param(60, 18, [17, 17, 17, 9], id="several fit"),
+        pytest.param(60, 60, [59, 1], id="as long as the budget"),
+        pytest.param(60, 62, [61], id="longer than the budget"),
+    ],
+)
+def test_a_rehearsal_fills_a_row_of_each_part(parts: int, budget: int, longest: int, row: list[int]) -> None:
+    batch = largest_batch(parts, budget, longest)
+    for part in shares(batch.samples, budget, parts):
+        packed = [pack(batch.samples, each) for each in part]
+        assert [list(micro.layout.lengths) for micro in packed] == [row]
+        assert packed[0].ids.numel() == sum(row)
 
 
 def test_a_rehearsal_leaves_no_trace_of_policy_or_critic() -> None:

@@ -71,7 +71,7 @@ def saved_by_autograd(
 )
 def test_activations_are_what_autograd_saves(sizes: dict[str, int]) -> None:
     saved, shapes = saved_by_autograd(512, **sizes)
-    asked = recipe(train={"token_budget": 512})
+    asked = with_budget(512)
     assert activation_bytes(asked, shapes) == pytest.approx(saved, rel=0.05)
 
 
@@ -81,9 +81,17 @@ ADAPTERS = {"model": {"path": "m", "dtype": "float32", "lora": {"r": 4}}}
 LARGE_HEAD = {"vocab_size": 8192, "num_hidden_layers": 1}
 
 
-def with_budget(tokens: int, keys: Mapping[str, Any]) -> Recipe:
-    whole = {"model": {"path": "m", "dtype": "float32"}, **keys}
-    return recipe(**whole | {"train": {**whole.get("train", {}), "token_budget": tokens}})
+def with_budget(tokens: int, keys: Mapping[str, Any] | None = None, *, context: int = 16) -> Recipe:
+    """Micro-batches of so many tokens, which no sequence exceeds."""
+    keys = keys or {}
+    return recipe(
+        **keys
+        | {
+            "model": {"path": "m", "dtype": "float32", "context": context, **keys.get("model", {})},
+            "rollout": {"max_tokens": 1},
+            "train": {**keys.get("train", {}), "token_budget": tokens},
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,11 +174,20 @@ def test_what_saves_memory_is_counted_where_it_saves() -> None:
 def test_an_offloaded_optimizer_is_back_for_the_update_and_offloaded_weights_never() -> None:
     shapes = Shapes.of(known_shape("Qwen/Qwen2.5-7B") or pytest.fail("unknown"))
     plain, offloaded, all_away = (
-        learner_memory(recipe(train={"token_budget": 1024, "save_memory": ways}), shapes, 2)
+        learner_memory(with_budget(1024, {"train": {"save_memory": ways}}), shapes, 2)
         for ways in ([], ["offload_optimizer"], ["offload_parameters"])
     )
     assert sum(offloaded.values()) == pytest.approx(4 * plain["weights"], rel=1e-4)
     assert all_away.keys() == {"gathered weights", "activations", "temporary"}
+
+
+def test_a_sequence_longer_than_the_budget_is_a_row_of_its_own() -> None:
+    shapes = Shapes.of(tiny_config("llama", 97))
+    fits, exceeds, alone = (
+        activation_bytes(with_budget(tokens, context=context), shapes)
+        for tokens, context in ((100, 101), (100, 201), (200, 201))
+    )
+    assert 2 * fits == exceeds == alone
 
 
 def test_neighbours_share_what_one_would_hold_alone() -> None:
