@@ -84,9 +84,9 @@ def vllm(session: nox.Session) -> None:
 def cluster(session: nox.Session) -> None:
     """Runs over Ray whose processes, head, disk or link between nodes fail, and a Slurm job. Takes many minutes."""
     install(session, "tests")
-    names = ("cluster", "cluster_chaos", "cluster_nodes", "slurm")
+    names = ("cluster", "cluster_shared", "cluster_chaos", "cluster_nodes", "slurm")
     tests = [f"tests/integration/test_{name}.py" for name in names]
-    session.run("pytest", "-m", "slow", *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-m", "not vllm", *tests, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

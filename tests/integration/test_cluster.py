@@ -22,6 +22,7 @@ from reasonkit.records import Completion
 from reasonkit.rundir import RunDir
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.lora import ADAPTERS
+from reasonkit.train.model import load_model
 from reasonkit.train.remote import RemoteEngines, RemoteLearner
 from reasonkit.train.served import ServedEngine
 from tests.cluster_runs import (
@@ -37,7 +38,7 @@ from tests.cluster_runs import (
 )
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 PROMPTS = [[5, 6, 7, place] for place in range(8, 24)]
 ENGINE = (Part("transformers"), ModelConfig(path="unused", context=64), 1)
@@ -84,6 +85,7 @@ def ids(said: list[Completion]) -> list[tuple[int, ...]]:
     return [completion.token_ids for completion in said]
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_asked_again(
     cluster: Cluster, model: Path
 ) -> None:
@@ -115,6 +117,7 @@ def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_as
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path) -> None:
     recipe = Recipe.model_validate(
         {"name": "t", "model": {"path": str(model), "context": 64}, "rollout": {"max_tokens": 16}}
@@ -172,6 +175,8 @@ def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path,
         for name in ("reward", "loss", "grad_norm", "entropy", "length_mean"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (mine["step"], name)
     assert uids(run) == uids(here)
+    mine, theirs = (load_model(each.checkpoint(STEPS)).state_dict() for each in (run, here))
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
     names = [each["name"] for each in run.info()["placement"]]
     assert sorted(names) == ["engine-0", "learner-0", "learner-1"]
     assert sorted(path.stem for path in (run.path / "logs").iterdir()) == sorted(names)
@@ -182,6 +187,7 @@ def test_two_ranks_and_an_engine_on_ray_do_what_one_process_does(tmp_path: Path,
         assert 0 <= row["time_idle_engines"] < 1
 
 
+@pytest.mark.slow
 def test_adapters_trained_on_ray_are_those_of_one_process_and_travel_alone(tmp_path: Path) -> None:
     write_runs(tmp_path)
     settings = (
@@ -206,6 +212,7 @@ def test_adapters_trained_on_ray_are_those_of_one_process_and_travel_alone(tmp_p
         assert torch.allclose(tensor, trained[1][name], rtol=1e-2, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_controller(
     tmp_path: Path, here: RunDir
 ) -> None:
@@ -232,6 +239,7 @@ def test_an_asynchronous_run_survives_engine_and_rank_and_resumes_after_its_cont
     assert running.run.info()["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -> None:
     write_runs(tmp_path)
     with Running(tmp_path, "ray.yaml", "--out", "run") as running:
@@ -243,6 +251,7 @@ def test_a_lost_rank_without_restarts_ends_the_run_with_a_word(tmp_path: Path) -
     assert json.loads(running.run.run_json.read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tiny-ray", "tiny-async"])
 def test_the_shipped_recipes_learn_as_tiny_does(preset: str, tmp_path: Path) -> None:
     assert_learns(tmp_path, preset)
