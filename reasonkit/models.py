@@ -98,6 +98,37 @@ def find_model(text: str, *, offline: bool = False) -> FoundModel:
     return FoundModel(text, label, engine, f"{engine}:{identity_of(folder)}", folder=folder)
 
 
+def checkpoint_of(text: str) -> Path | None:
+    """The folder that RUN or RUN@STEP means, without a look at its weights; None where `text` names no run."""
+    name = parse_model(text)
+    run = locate_run(name.name)
+    return None if run is None else run.checkpoint(_step_of(run, name))
+
+
+def base_of(folder: Path) -> Path:
+    """The folder of the model that the folder's adapters belong to; of a whole model, the folder itself."""
+    adapter = folder / ADAPTER
+    if not adapter.exists():
+        return folder
+    base = Path(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if not base.is_dir():
+        raise UsageError(
+            f"{folder} holds adapters of '{base}', which is no folder here",
+            f"write the base's folder into {adapter} as base_model_name_or_path",
+        )
+    return base
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the whole model that the folder's adapters make of their base, and their tokenizer, to `out`."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(base_of(folder), dtype="auto")
+    PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+
+
 def distinct(models: Sequence[FoundModel]) -> list[FoundModel]:
     """The same models under labels that tell them apart: with their engine, or else as they were written."""
     ways = (
@@ -177,8 +208,7 @@ def _context(folder: Path) -> int:
     """How long prompt and reply together may be: of adapters, as their base says."""
     from transformers import AutoConfig
 
-    adapter = folder / ADAPTER
-    config = AutoConfig.from_pretrained(_base_of(adapter) if adapter.exists() else folder)
+    config = AutoConfig.from_pretrained(base_of(folder))
     length: int = config.get_text_config().max_position_embeddings
     return length
 
@@ -196,9 +226,9 @@ def identity_of(folder: Path) -> str:
         with file.open("rb") as content:
             while block := content.read(1 << 22):
                 total.update(block)
-    adapter = folder / ADAPTER
-    if adapter.exists():
-        total.update(identity_of(_base_of(adapter)).encode())
+    base = base_of(folder)
+    if base != folder:
+        total.update(identity_of(base).encode())
     return total.hexdigest()
 
 
@@ -264,31 +294,14 @@ def _check(folder: Path, text: str) -> None:
         raise UsageError(f"'{text}': {folder} has no weights, no *.safetensors", "reasonkit export RUN OUT")
 
 
-def _base_of(adapter: Path) -> Path:
-    base = Path(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    if not base.is_dir():
-        raise UsageError(
-            f"{adapter.parent} holds adapters of '{base}', which is no folder here",
-            f"write the base's folder into {adapter} as base_model_name_or_path",
-        )
-    return base
-
-
 @contextlib.contextmanager
 def _whole(folder: Path, engine: str) -> Iterator[Path]:
     """A folder that the engine can load: `folder`, or a temporary one in which its adapters are merged."""
-    if engine == "vllm" or not (folder / ADAPTER).exists():  # vLLM samples with adapters as they are
+    if engine == "vllm" or base_of(folder) == folder:  # vLLM samples with adapters as they are
         yield folder
         return
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    base = AutoModelForCausalLM.from_pretrained(_base_of(folder / ADAPTER), dtype="auto")
-    whole = PeftModel.from_pretrained(base, folder).merge_and_unload()
     with tempfile.TemporaryDirectory(prefix="reasonkit-merged-") as temporary:
-        whole.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
-        del whole, base
+        merge(folder, Path(temporary))
         yield Path(temporary)
 
 

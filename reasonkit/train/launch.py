@@ -41,7 +41,7 @@ from reasonkit.errors import ConfigError, Stopped
 from reasonkit.evaluate.results import TaskResult
 from reasonkit.evaluate.run import validate_on_tasks
 from reasonkit.installed import versions
-from reasonkit.models import find_model
+from reasonkit.models import base_of, find_model, merge
 from reasonkit.recipe import Recipe
 from reasonkit.registry import with_options
 from reasonkit.rewards import RewardSum
@@ -321,20 +321,27 @@ def _tracked(recipe: Recipe, folder: RunDir) -> Tracked:
 
 
 def _model_path(recipe: Recipe, folder: RunDir, observer: Observer) -> Path:
-    """The folder of the starting model; a recipe with `init` makes it once, in the run folder."""
-    if recipe.model.init is None:
-        found = find_model(str(recipe.model.path))
-        if found.folder is None:
-            raise ConfigError(
-                f"model.path is {recipe.model.path}, whose weights are elsewhere and cannot be trained",
-                "--set model.path=FOLDER, a run, or ORG/NAME on the Hub",
-            )
-        folder.update_info(model=found.identity)
-        return found.folder
-    if not folder.model.exists():
+    """The folder of the starting model. What a recipe with `init` makes, and what adapters (those of a run, say)
+    make of their base, is written once, into the run folder."""
+    if folder.model.exists():
+        return folder.model
+    if recipe.model.init is not None:
         observer.phase("making the model")
         with atomic_folder(folder.model) as temporary:
             make_model(recipe.model, temporary, recipe.seed)
+        return folder.model
+    found = find_model(str(recipe.model.path))
+    if found.folder is None:
+        raise ConfigError(
+            f"model.path is {recipe.model.path}, whose weights are elsewhere and cannot be trained",
+            "--set model.path=FOLDER, a run, or ORG/NAME on the Hub",
+        )
+    folder.update_info(model=found.identity)
+    if base_of(found.folder) == found.folder:
+        return found.folder
+    observer.phase("merging adapters into the model they belong to")
+    with atomic_folder(folder.model) as temporary:
+        merge(found.folder, temporary)
     return folder.model
 
 

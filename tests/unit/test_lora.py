@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from reasonkit.advantages import grpo
 from reasonkit.errors import ConfigError, ReasonkitError
-from reasonkit.recipe import LossConfig, TrainConfig
+from reasonkit.recipe import LossConfig, Recipe, TrainConfig
+from reasonkit.rundir import RunDir
+from reasonkit.train.dryrun import _shapes
+from reasonkit.train.launch import _model_path
 from reasonkit.train.learner import LocalLearner
 from reasonkit.train.lora import lora_config
-from reasonkit.train.model import load_model
+from reasonkit.train.model import load_model, load_tokenizer
 from reasonkit.train.packing import Batch, assemble, mini_batches
 from reasonkit.train.policy import AdaptersOff, Policy
 from tests.learners import local_learner
@@ -152,16 +157,40 @@ def test_adapters_begin_the_same_for_the_same_seed() -> None:
     assert all(torch.equal(weight, weights(other)[name]) for name, weight in weights(one).items())
 
 
-def test_a_model_that_was_loaded_is_named_as_the_base(tmp_path: Path) -> None:
-    learner = local_learner(
-        load_model(save_tiny_model(tmp_path / "base")),
+def learner_beside(base: Path) -> LocalLearner:
+    return local_learner(
+        load_model(base),
+        tokenizer=load_tokenizer(base),
         loss=LossConfig(),
-        train=TrainConfig(),
+        train=TrainConfig(lr=1e-2),
         total_updates=1,
         max_tokens=1,
         lora={"r": 2},
     )
+
+
+def test_a_model_that_was_loaded_is_named_as_the_base(tmp_path: Path) -> None:
+    learner = learner_beside(save_tiny_model(tmp_path / "base"))
     assert learner.rank.model.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+
+
+def test_a_run_of_adapters_is_trained_from_as_the_whole_model_that_they_make(tmp_path: Path) -> None:
+    learner = learner_beside(save_tiny_model(tmp_path / "base"))
+    run, following = RunDir(tmp_path / "run"), RunDir(tmp_path / "next")
+    asyncio.run(learner.step(batch_of()))
+    asyncio.run(learner.save(run.checkpoint(1), {}))
+    asyncio.run(learner.saved())
+    run.update_info(state="finished")
+    model = {"path": f"{run.path}@1", "context": 256}
+    recipe = Recipe.model_validate({"name": "next", "model": model, "rollout": {"max_tokens": 16}})
+    assert _shapes(recipe, [])[1].model_type == "llama", "what a dry run looks at"
+    start = _model_path(recipe, following, Mock())
+    held = load_model(start).state_dict()
+    for name, weight in weights(learner).items():
+        torch.testing.assert_close(held[name], weight)
+    shutil.rmtree(run.path)
+    assert _model_path(recipe, following, Mock()) == start, "a run that is resumed has its own"
+    assert load_tokenizer(start).chat_template
 
 
 def test_wrong_fields_are_errors_that_name_the_right_ones() -> None:
