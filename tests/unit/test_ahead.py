@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from reasonkit.recipe import Recipe
 from reasonkit.records import Completion, Group, Message, Record, Rollout, Segment, Verdict, VersionSpan
 from reasonkit.rollouts import Draw
 from reasonkit.train.ahead import Ahead, Clock, Metered, differ, staleness
+from reasonkit.train.run import Run
 from reasonkit.train.topology import check_topology, counts
 
 RECORDS = [Record(f"r{place}", "test", (Message(role="user", content="?"),), "1") for place in range(12)]
@@ -265,6 +267,54 @@ def test_what_the_last_weights_cost_is_measured() -> None:
         assert said["seconds_engines_idle"] == pytest.approx(said["seconds_step"], abs=1e-4)
 
     asyncio.run(run())
+
+
+class Doorkeeper(Slow):
+    """An engine that takes weights when it is let."""
+
+    def __init__(self) -> None:
+        self.door = asyncio.Event()
+        self.versions: list[int] = []
+
+    async def load_weights(self, weights: Any, version: int) -> None:
+        await self.door.wait()
+        self.versions.append(version)
+
+
+async def copied(weights: Any) -> Any:
+    return weights
+
+
+@pytest.mark.parametrize(("lag", "held_up"), [(0, True), (1, False)])
+def test_the_learner_goes_on_while_weights_travel_if_it_may_be_ahead(lag: int, held_up: bool) -> None:
+    """Nobody waits for them but the batch that must not be older, and the weights of the next step."""
+
+    async def walk_on() -> None:
+        settings, engine = recipe(rollout={"max_staleness": lag}), Doorkeeper()
+        others: Any = dict.fromkeys(
+            ("folder", "rollouts", "advantage", "journal", "look_at_tasks", "wanted", "collapse")
+        )
+        learner: Any = SimpleNamespace(weights=list)
+        buffer: Any = ahead(Sampler(), settings)
+        run = Run(
+            **others, recipe=settings, ahead=buffer, learner=learner, engine=engine, detach=copied,
+            clock=Clock(Metered(engine)), held_out=[], judge=buffer.judge,
+        )  # fmt: skip
+        syncing = asyncio.create_task(run.sync(1))
+        await asyncio.sleep(0.05)
+        assert syncing.done() is not held_up
+        if not held_up:
+            following = asyncio.create_task(run.sync(2))
+            await asyncio.sleep(0.05)
+            assert not following.done(), "one set of weights is on its way at a time"
+            engine.door.set()
+            await following
+        engine.door.set()
+        await syncing
+        await run.delivered()
+        assert engine.versions == ([1] if held_up else [1, 2])
+
+    asyncio.run(walk_on())
 
 
 def test_what_cannot_be_honoured_is_refused_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
