@@ -23,6 +23,7 @@ from reasonkit.data.load import check_source, sample
 from reasonkit.data.sources import Split
 from reasonkit.dialogue import Dialogue
 from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.models import base_of, checkpoint_of
 from reasonkit.recipe import DataConfig, Part, Recipe, SourceConfig
 from reasonkit.records import Record, Status
 from reasonkit.train.checks import check_recipe
@@ -141,9 +142,9 @@ def _shapes(recipe: Recipe, unchecked: list[str]) -> tuple[PreTrainedTokenizerBa
         made = make_tokenizer(str(recipe.model.init["alphabet"]))
         return made, make_architecture(recipe.model, made)
     name = str(recipe.model.path)
-    path, known = Path(name).expanduser(), known_shape(name)
+    path, known = checkpoint_of(name) or Path(name).expanduser(), known_shape(name)
     if known is None or path.exists() or is_fetched(name):
-        config = load_config(path)
+        config = load_config(base_of(path))
         check_context(config, recipe.model.context, path)
         return load_tokenizer(path), config
     unchecked.append(f"the tokenizer and chat template of {name}, which is not on this machine")
