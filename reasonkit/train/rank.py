@@ -208,7 +208,7 @@ class Rank:
         return self._share_of(samples, self._critic.expect)
 
     def weights(self) -> WeightSource:
-        return ModelWeights(self.model)
+        return ModelWeights(self.model, self._settings.dtype)
 
     def rehearse(self, longest: int) -> None:
         """Compute the largest batch there can be, with as many sequences of `longest` tokens as fit, and forget it:

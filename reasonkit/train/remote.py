@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,10 +55,12 @@ class ActorRank(Rank):
         """All ranks gather; rank 0 keeps. Of a model with adapters these alone: its base is where it was loaded."""
         adapted = has_adapters(self.model)
         references, size = [], 0
-        for parcel in pack(self._ticking(adapters(self.model) if adapted else self.weights())):
-            if self.mesh.rank == 0:
-                references.append(put(parcel))
-                size += parcel.bytes
+        weights = self._ticking(adapters(self.model) if adapted else self.weights())
+        if self.mesh.rank:
+            deque(weights, maxlen=0)  # it takes part, and copies nothing
+        for parcel in pack(weights):
+            references.append(put(parcel))
+            size += parcel.bytes
         base = str(Path(self.model.name_or_path or "").absolute()) if adapted else None
         return Parcels(tuple(references), size, base)
 

@@ -48,6 +48,7 @@ class ServedEngine:
         on_gpu = part.name == "vllm" and torch.cuda.is_available()
         self._device = "cuda" if on_gpu else "cpu"  # from where vLLM hands them to its own processes
         self._lora = model.lora
+        self._dtype: torch.dtype = getattr(torch, model.dtype)
         self._adapted: Any = None
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
@@ -74,7 +75,7 @@ class ServedEngine:
             self._adapted = load_model(base)
             add_adapters(self._adapted, self._lora, seed=0)  # every one is overwritten
         fill_adapters(self._adapted, adapters)
-        return ModelWeights(self._adapted)
+        return ModelWeights(self._adapted, self._dtype)
 
 
 @dataclass(frozen=True, slots=True)
