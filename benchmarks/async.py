@@ -3,9 +3,9 @@
     python benchmarks/async.py [--steps 60] [--staleness 0 1 4] [--recipe tiny-async] [--warm RUN/warm]
 
 A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
-rank and one engine as actors. Replies end where the model ends them, so their lengths have a tail. With as many
-cores as processes the gain is what overlaps; on fewer cores the two sides take them from each other, and the table
-shows that too. Held-out accuracy is sampled / greedy, before training and after it.
+rank and one engine as actors. Half of the problems take two steps and some take twelve, so lengths have a long tail.
+With as many cores as processes the gain is what overlaps; on fewer cores the two sides take them from each other,
+and the table shows that too. Held-out accuracy is sampled / greedy, before training and after it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ from reasonkit.rundir import RunDir, read_metrics
 
 SKIPPED = 3
 """First steps, in which the buffer fills and caches are cold."""
+OPERATIONS = [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 6, 9, 12]
+TAILED = f"""\
+model: {{context: 128}}
+rollout: {{max_tokens: 96}}
+data:
+  train: [{{name: arithmetic_chain, size: 1024, options: {{operations: {OPERATIONS}}}}}]
+  held_out: [{{name: arithmetic_chain, size: 256, options: {{operations: {OPERATIONS}}}}}]
+"""
 
 
 def train(folder: Path, recipe: str, out: str, *settings: str) -> dict[str, Any]:
@@ -87,11 +95,12 @@ def main() -> None:
     titles += ["     before", "      after"]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
+        (folder / "tailed.yaml").write_text(f"_base_: {given.recipe}\n{TAILED}")
         if given.warm is None:
-            train(folder, "tiny", "first", "train.steps=1")
+            train(folder, "tailed.yaml", "first", "train.steps=1")
         warm = given.warm.resolve() if given.warm else folder / "first" / "warm"
         (folder / "warmed.yaml").write_text(
-            f"_base_: {given.recipe}\nmodel:\n  path: {warm}\n  init: null\nwarmup: null\n"
+            f"_base_: tailed.yaml\nmodel: {{path: {warm}, init: null}}\nwarmup: null\n"
         )
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.recipe}, {given.steps} steps")
         print("  ".join(titles), flush=True)
