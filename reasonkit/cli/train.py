@@ -86,7 +86,7 @@ def _run(
     else:
         folder = RunDir(resume)
         if folder.info()["state"] == "finished":
-            return _already_finished(folder)
+            return _already_finished(folder, overrides)
 
     with watch(f"reasonkit train: {folder.path}") as observer:
         observer.phase("loading torch")
@@ -103,12 +103,14 @@ def _run(
     return outcome
 
 
-def _already_finished(folder: RunDir) -> Outcome:
+def _already_finished(folder: RunDir, overrides: list[str]) -> Outcome:
     from reasonkit.cli.output import say
     from reasonkit.train.launch import outcome_of
 
     outcome = outcome_of(folder)
     say(f"{folder.path} is finished ({outcome.steps} steps); nothing was changed")
+    if overrides:
+        say(f"  to train its model on: reasonkit train RECIPE --set model.path={folder.path}")
     return outcome
 
 
