@@ -41,6 +41,12 @@ class Record:
         """True where the prompt is already rendered text that no chat template may touch again."""
         return self.metadata.get("prompt_format") == "raw"
 
+    @property
+    def unlearned(self) -> Sequence[int]:
+        """Places in the conversation, the answer last, of replies that imitation leaves out."""
+        places: Sequence[int] = self.metadata.get("unlearned", ())
+        return places
+
 
 class Status(StrEnum):
     CORRECT = "correct"

@@ -182,7 +182,8 @@ def mix(
 def convert(
     file: FileArgument,
     to: Annotated[
-        str, typer.Option(help="verl, logic_rl, reason_io, ii_thought, alpaca, sharegpt, preference.")
+        str,
+        typer.Option(help="verl, logic_rl, reason_io, ii_thought, alpaca, sharegpt, messages, preference."),
     ],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet or .jsonl.")],
     json_: JsonFlag = False,

@@ -5,6 +5,7 @@
     ii_thought      `messages` and `verification_info`, a JSON string
     alpaca          `instruction, input, output`, with `system` and `history` where they exist
     sharegpt        `conversations` of `from` and `value`
+    messages        `messages` of `role` and `content`, and `train: false` where a reply is not to be learned
     preference      `prompt, chosen, rejected`, or whole conversations in `chosen` and `rejected`
     map             any other row, by naming its columns (`columns_as`)
 
@@ -187,14 +188,42 @@ def read_sharegpt(row: Row) -> Record:
 
 
 def write_sharegpt(record: Record) -> dict[str, Any]:
-    answer = record.answer if isinstance(record.answer, str) else dumps(record.answer)
-    turns = [*record.prompt, Message(role="assistant", content=answer)]
     return {
         "uid": record.uid,
         "conversations": [
-            {"from": _SHAREGPT_NAMES[turn["role"]], "value": turn["content"]} for turn in turns
+            {"from": _SHAREGPT_NAMES[turn["role"]], "value": turn["content"]} for turn in _with_answer(record)
         ],
     }
+
+
+def _with_answer(record: Record) -> list[Message]:
+    answer = record.answer if isinstance(record.answer, str) else dumps(record.answer)
+    return [*record.prompt, Message(role="assistant", content=answer)]
+
+
+def read_messages(row: Row) -> Record:
+    """The last turn must be the assistant's: it is the answer, the turns before it are the prompt."""
+    turns, flags = list(_messages(row, "messages")), [turn.get("train") for turn in _list(row, "messages")]
+    spoken = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if len(turns) < 2 or spoken[-1:] != [len(turns) - 1]:
+        raise BadRow("the conversation does not end with a reply")
+    for flag in flags:
+        if flag is not None and not isinstance(flag, bool):
+            raise BadRow(f"a turn's train is {flag!r}, not true or false")
+    unlearned = [place for place in spoken if flags[place] is False]
+    if unlearned == spoken:
+        raise BadRow("every reply has train: false, which leaves nothing to learn")
+    answer = turns.pop()["content"]
+    metadata = {"unlearned": unlearned} if unlearned else {}
+    uid = str(row.get("uid") or stable_uid(turns, answer))
+    return Record(uid, "messages", tuple(turns), answer, metadata=metadata)
+
+
+def write_messages(record: Record) -> dict[str, Any]:
+    turns = [dict(turn) for turn in _with_answer(record)]
+    for place in record.unlearned:
+        turns[place]["train"] = False
+    return {"uid": record.uid, "messages": turns}
 
 
 def read_preference(row: Row) -> Record:
@@ -266,6 +295,7 @@ READERS: dict[str, Reader] = {
     "ii_thought": read_ii_thought,
     "alpaca": read_alpaca,
     "sharegpt": read_sharegpt,
+    "messages": read_messages,
     "preference": read_preference,
 }
 WRITERS: dict[str, Writer] = {
@@ -276,6 +306,7 @@ WRITERS: dict[str, Writer] = {
     "ii_thought": write_ii_thought,
     "alpaca": write_alpaca,
     "sharegpt": write_sharegpt,
+    "messages": write_messages,
     "preference": write_preference,
 }
 
@@ -302,6 +333,7 @@ def recognise(columns: Sequence[str]) -> str:
         ("alpaca", {"instruction", "output"}),
         ("sharegpt", {"conversations"}),
         ("preference", {"chosen", "rejected"}),
+        ("messages", {"messages"}),
     ):
         if present >= needed:
             return name

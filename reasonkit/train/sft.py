@@ -2,7 +2,8 @@
 
 A conversation is rendered exactly as sampling would have put it (prompt, the reply's own ids, the end of turn, what
 is said next), so that the model imitates what it will later be asked to sample. Every assistant turn is learned,
-and nothing else. Where a chat template rewrites earlier turns, each assistant turn becomes a sequence of its own.
+unless its row leaves it out, and nothing else. Where a chat template rewrites earlier turns, each assistant turn
+becomes a sequence of its own.
 Left out: packing, which is the learner's business; its rows have no padding to avoid.
 """
 
@@ -97,7 +98,8 @@ def demonstrated(dialogue: Dialogue, record: Record, reply: str, context: int) -
                 else dialogue.prompt_ids(messages[:place])
             )
         answer = [*dialogue.reply_ids(messages[place]["content"]), dialogue.end_of_turn]
-        ids, mask = [*ids, *said, *answer], [*mask, *[0] * len(said), *[1] * len(answer)]
+        learned = [int(place not in record.unlearned)] * len(answer)
+        ids, mask = [*ids, *said, *answer], [*mask, *[0] * len(said), *learned]
     sequences.append((ids, mask))
     samples = [sample_of(ids[:context], mask[:context], 1.0) for ids, mask in sequences]
     return [sample for sample in samples if sample.scored.numel()]

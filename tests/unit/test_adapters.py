@@ -15,6 +15,7 @@ from reasonkit.data.adapters import (
     columns_as,
     read_alpaca,
     read_ii_thought,
+    read_messages,
     read_preference,
     read_sharegpt,
     read_verl,
@@ -88,6 +89,15 @@ SHAREGPT = {
         {"from": "gpt", "value": "Hello"},
     ],
 }
+MESSAGES = {
+    "uid": "m",
+    "messages": [
+        USER,
+        {"role": "assistant", "content": "41", "train": False},
+        {"role": "user", "content": "Again."},
+        {"role": "assistant", "content": "42"},
+    ],
+}
 PREFERENCE = {
     "uid": "p",
     "prompt": [USER],
@@ -104,6 +114,7 @@ PREFERENCE = {
         ("ii_thought", II_THOUGHT),
         ("alpaca", ALPACA),
         ("sharegpt", SHAREGPT),
+        ("messages", MESSAGES),
         ("preference", PREFERENCE),
     ],
 )
@@ -123,6 +134,7 @@ def test_a_foreign_row_comes_back_unchanged(format_name: str, row: dict[str, Any
         ("ii_thought", II_THOUGHT),
         ("alpaca", ALPACA),
         ("sharegpt", SHAREGPT),
+        ("messages", MESSAGES),
         ("preference", PREFERENCE),
     ],
 )
@@ -211,6 +223,9 @@ def test_the_uid_is_the_problems_not_the_files() -> None:
         (read_alpaca, {"instruction": "x"}, "output is missing"),
         (read_sharegpt, {"conversations": [{"from": "bot", "value": "x"}]}, "from 'bot'"),
         (read_sharegpt, {"conversations": SHAREGPT["conversations"][:2]}, "does not end with a reply"),
+        (read_messages, {"messages": MESSAGES["messages"][:1]}, "does not end with a reply"),
+        (read_messages, {"messages": MESSAGES["messages"][:2]}, "leaves nothing to learn"),
+        (read_messages, {"messages": [USER, USER | {"role": "assistant", "train": "no"}]}, "train is 'no'"),
         (read_preference, PREFERENCE | {"rejected": PREFERENCE["chosen"]}, "are equal"),
         (columns_as({"question": "q", "answer": "a"}, "s"), {"q": "1?", "a": None}, "column a is empty"),
     ],
@@ -223,7 +238,7 @@ def test_a_row_that_does_not_fit_says_why(read: Any, row: Row, reason: str) -> N
 def test_formats_are_recognised_by_their_columns() -> None:
     record_row = to_row(Record("u", "s", (Message(role="user", content="x"),), 1))
     samples = {"reasonkit": record_row, "verl": REASON_IO, "ii_thought": II_THOUGHT, "alpaca": ALPACA}
-    samples |= {"sharegpt": SHAREGPT, "preference": PREFERENCE}
+    samples |= {"sharegpt": SHAREGPT, "messages": MESSAGES, "preference": PREFERENCE}
     assert {name: recognise(list(row)) for name, row in samples.items()} == {name: name for name in samples}
     with pytest.raises(UsageError, match="a, b are those of no known format"):
         recognise(["a", "b"])

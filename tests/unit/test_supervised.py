@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from reasonkit.data.adapters import read_any
 from reasonkit.dialogue import Dialogue
 from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import LossConfig, Recipe, TrainConfig
@@ -73,6 +74,19 @@ def test_every_assistant_turn_is_learned_and_nothing_else() -> None:
     assert learned == "2<|im_end|>4<|im_end|>"
     whole = tokenizer.apply_chat_template([*turns, assistant("4")], tokenize=False)
     assert str(whole).startswith(str(tokenizer.decode(sample.ids)))
+
+
+def test_a_turn_with_train_false_is_read_and_not_learned() -> None:
+    wrong = {**assistant("3"), "train": False}
+    turns = [user("1+1"), wrong, user("2+2"), assistant("4"), user("5"), assistant("6")]
+    record = read_any({"messages": turns})
+    [sample] = demonstrated(DIALOGUE, record, record.answer, CONTEXT)
+    tokenizer = tiny_tokenizer()
+    assert tokenizer.decode(sample.ids[sample.scored]) == "4<|im_end|>6<|im_end|>"
+    assert "3<|im_end|>" in str(tokenizer.decode(sample.ids))
+    apart = Dialogue(tiny_tokenizer())
+    apart.appends_after = lambda roles: False  # type: ignore[method-assign]
+    assert len(demonstrated(apart, record, record.answer, CONTEXT)) == 2, "no sequence of the turn left out"
 
 
 def test_a_sequence_is_cut_at_the_context_and_dropped_where_nothing_is_left() -> None:
