@@ -3,10 +3,10 @@
     python benchmarks/parity.py
 
 TRL comes with the `bench` group (parity_trl.py). verl pins an older transformers than ours, so it is in no group
-and, where it is not installed, left out, saying so. Only its core functions are imported:
+and, where it is not installed, left out, saying so. Only its core functions are imported, which need little beside
+what we have (omegaconf before 2.4 would need an older antlr4 than the one there):
 
-    pip install --no-deps verl tensordict omegaconf antlr4-python3-runtime==4.9.3 codetiming hydra-core torchdata \
-        dill pylatexenc orjson cloudpickle importlib_metadata pyvers zipp
+    pip install --no-deps verl==0.9.1 tensordict==0.15.3 "omegaconf>=2.4" codetiming orjson cloudpickle pyvers
 
 What either defines otherwise than reasonkit does is said, not compared.
 """
