@@ -6,6 +6,7 @@
     alpaca          `instruction, input, output`, with `system` and `history` where they exist
     sharegpt        `conversations` of `from` and `value`
     messages        `messages` of `role` and `content`, and `train: false` where a reply is not to be learned
+    completion      `prompt` and `completion`, texts or messages, as TRL has them
     preference      `prompt, chosen, rejected`, or whole conversations in `chosen` and `rejected`
     map             any other row, by naming its columns (`columns_as`)
 
@@ -203,6 +204,8 @@ def _with_answer(record: Record) -> list[Message]:
 
 def read_messages(row: Row) -> Record:
     """The last turn must be the assistant's: it is the answer, the turns before it are the prompt."""
+    if row.get("tools"):
+        raise BadRow("the row has tools, which no prompt of ours can offer")
     turns, flags = list(_messages(row, "messages")), [turn.get("train") for turn in _list(row, "messages")]
     spoken = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
     if len(turns) < 2 or spoken[-1:] != [len(turns) - 1]:
@@ -217,6 +220,19 @@ def read_messages(row: Row) -> Record:
     metadata = {"unlearned": unlearned} if unlearned else {}
     uid = str(row.get("uid") or stable_uid(turns, answer))
     return Record(uid, "messages", tuple(turns), answer, metadata=metadata)
+
+
+def read_completion(row: Row) -> Record:
+    """TRL's rows. The prompt's own replies are given; those of the completion are learned."""
+    prompt = [{**turn, "train": False} for turn in _messages(row, "prompt")]
+    completion: list[Any] = (
+        [{"role": "assistant", "content": row["completion"]}]
+        if isinstance(row.get("completion"), str)
+        else _list(row, "completion")
+    )
+    return read_messages(
+        {"uid": row.get("uid"), "messages": [*prompt, *completion], "tools": row.get("tools")}
+    )
 
 
 def write_messages(record: Record) -> dict[str, Any]:
@@ -296,6 +312,7 @@ READERS: dict[str, Reader] = {
     "alpaca": read_alpaca,
     "sharegpt": read_sharegpt,
     "messages": read_messages,
+    "completion": read_completion,
     "preference": read_preference,
 }
 WRITERS: dict[str, Writer] = {
@@ -334,6 +351,7 @@ def recognise(columns: Sequence[str]) -> str:
         ("sharegpt", {"conversations"}),
         ("preference", {"chosen", "rejected"}),
         ("messages", {"messages"}),
+        ("completion", {"prompt", "completion"}),
     ):
         if present >= needed:
             return name

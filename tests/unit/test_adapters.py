@@ -89,13 +89,14 @@ SHAREGPT = {
         {"from": "gpt", "value": "Hello"},
     ],
 }
-MESSAGES = {
+ANSWERED = {"role": "assistant", "content": "42"}
+MESSAGES: dict[str, Any] = {
     "uid": "m",
     "messages": [
         USER,
         {"role": "assistant", "content": "41", "train": False},
         {"role": "user", "content": "Again."},
-        {"role": "assistant", "content": "42"},
+        ANSWERED,
     ],
 }
 PREFERENCE = {
@@ -224,6 +225,7 @@ def test_the_uid_is_the_problems_not_the_files() -> None:
         (read_sharegpt, {"conversations": [{"from": "bot", "value": "x"}]}, "from 'bot'"),
         (read_sharegpt, {"conversations": SHAREGPT["conversations"][:2]}, "does not end with a reply"),
         (read_messages, {"messages": MESSAGES["messages"][:1]}, "does not end with a reply"),
+        (read_messages, {**MESSAGES, "tools": [{"name": "search"}]}, "has tools"),
         (read_messages, {"messages": MESSAGES["messages"][:2]}, "leaves nothing to learn"),
         (read_messages, {"messages": [USER, USER | {"role": "assistant", "train": "no"}]}, "train is 'no'"),
         (read_preference, PREFERENCE | {"rejected": PREFERENCE["chosen"]}, "are equal"),
@@ -233,6 +235,18 @@ def test_the_uid_is_the_problems_not_the_files() -> None:
 def test_a_row_that_does_not_fit_says_why(read: Any, row: Row, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
         read(row)
+
+
+def test_of_a_prompt_and_its_completion_the_completion_is_learned() -> None:
+    given = MESSAGES["messages"][:3]
+    row: Row = {"uid": "m", "prompt": [{**turn, "train": None} for turn in given], "completion": [ANSWERED]}
+    assert READERS[recognise(list(row))](row) == read_messages(MESSAGES)
+    short = READERS["completion"]({"prompt": "6 x 7?", "completion": "42"})
+    assert (short.prompt, short.answer, short.unlearned) == (
+        (Message(role="user", content="6 x 7?"),),
+        "42",
+        (),
+    )
 
 
 def test_formats_are_recognised_by_their_columns() -> None:
