@@ -101,6 +101,24 @@ def test_killed_and_resumed_equals_undisturbed(
     assert_same(run, undisturbed)
 
 
+@pytest.mark.slow
+def test_killed_at_an_epochs_end_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+    """Twelve records are two steps: every checkpoint stands where the next step begins an epoch."""
+    write_micro(tmp_path)
+    command = ("train", "micro.yaml", "--set", "data.train=[{name: arithmetic_chain, size: 12}]", "--out")
+    whole = reasonkit(tmp_path, *command, "whole")
+    assert whole.returncode == 0, whole.stderr
+    in_step_5 = str(12 + 3 * 24 + 12 + 24 + 5)
+    killed = reasonkit(tmp_path, "in a rollout", in_step_5, "--", *command, "run", program=(KILLED_TRAIN,))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = RunDir(tmp_path / "run")
+    assert run.checkpoints()[-1] in (2, 4), "that of step 4 may still have been written"
+    resumed = reasonkit(tmp_path, "train", "--resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(run, RunDir(tmp_path / "whole"))
+    assert [row["data_epoch"] for row in metrics(run)] == [0, 0, 1, 1, 2, 2]
+
+
 def test_a_validation_that_ctrl_c_cut_short_is_made_up_for(tmp_path: Path, undisturbed: RunDir) -> None:
     write_micro(tmp_path)
     command = ("train", "micro.yaml", "--out", "run")
