@@ -61,6 +61,7 @@ def row(folder: Path, recipe: str, staleness: int, steps: int) -> list[str]:
         side: sum(each[f"time_idle_{side}"] * each["seconds_step"] for each in steady) / wall
         for side in ("learner", "engines")
     }
+    mismatch = [each["mismatch_kl"] for each in steady if "mismatch_kl" in each]  # not where nothing was learned
     lengths = [each["length_max"] / max(each["length_mean"], 1) for each in steady]
     return [
         str(staleness),
@@ -68,7 +69,7 @@ def row(folder: Path, recipe: str, staleness: int, steps: int) -> list[str]:
         f"{idle['learner']:.0%}",
         f"{idle['engines']:.0%}",
         f"{statistics.mean(each['staleness'] for each in steady):.2f}",
-        f"{statistics.mean(each['mismatch_kl'] for each in steady):.4f}",
+        f"{statistics.mean(mismatch):.4f}",
         f"{statistics.mean(lengths):.1f}",
         *(
             " / ".join(f"{outcome[when][kind]['accuracy']:.3f}" for kind in ("sampled", "greedy"))

@@ -72,7 +72,8 @@ class Trackio:
         trackio.init(project=tracked.project, name=name, resume="allow", config=dict(tracked.config))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        self._trackio.log(dict(numbers), step=step)
+        own = {name: value for name, value in numbers.items() if name != "time"}  # a key of trackio's own
+        self._trackio.log(own, step=step)
 
     def close(self) -> None:
         self._trackio.finish()
