@@ -1,4 +1,4 @@
-"""The only module that knows Ray: runs any object as an actor that has a place, with deadlines and named errors.
+"""Runs any object as an actor of Ray that has a place, with deadlines and named errors. Nobody else starts any.
 
     Cluster   joins the Ray at RAY_ADDRESS, or starts one of its own that ends with this process
     Actor     an object in a process somewhere, made and called by name; what it prints goes to the run's logs/
@@ -7,7 +7,8 @@
 
 An actor answers its pulse whatever it is busy with, so a long call is told from a stopped process without a limit
 on how long work may take. Nothing is restarted by Ray: who knows what was lost places the actor anew. What runs in
-actors, and what is to happen when one is lost, is their owners' business (train/remote.py).
+actors, and what is to happen when one is lost, is their owners' business (train/remote.py); cluster_host.py is the
+end of it that lies in the actor's process.
 """
 
 from __future__ import annotations
@@ -19,28 +20,21 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from reasonkit.errors import ReasonkitError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from reasonkit.cluster_host import Failed, WaitingHost, tensors_as_bytes, working_actor
+from reasonkit.errors import Broken, ReasonkitError
 
 LOGGER = logging.getLogger(__name__)
-T = TypeVar("T")
 
 ADDRESS = "RAY_ADDRESS"
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 STARTING = 300.0
 """Seconds in which an actor's process must be there: an import from a network disk, at worst."""
 RESERVING = 120.0
@@ -61,7 +55,7 @@ _QUIET = {
 
 
 class Lost(ReasonkitError):
-    """A process that the run needs is dead or silent, and with it what it held."""
+    """A process that the run needs is dead or silent, or of no use any more, and with it what it held."""
 
 
 class HeadLost(Lost):
@@ -94,7 +88,7 @@ class Cluster:
         self._gone: HeadLost | None = None
         try:
             _start_ray(self._needs, self._folder)
-            _tensors_as_bytes()
+            tensors_as_bytes()
             self._reserve()
         except BaseException:
             self.close()
@@ -128,7 +122,7 @@ class Cluster:
                 self._group, placement_group_bundle_index=index
             ),
         }
-        kind = ray.remote(_WaitingHost) if waits else _working_actor()
+        kind = ray.remote(WaitingHost) if waits else working_actor()
         log = self._logs / f"{name}.log"
         environment = {
             variable: os.environ[variable]
@@ -307,33 +301,6 @@ def put(value: Any) -> Any:
     return ray.put(value)
 
 
-def _tensors_as_bytes() -> None:
-    """How this process sends tensors. torch's own way makes an archive of each, with all that it is a view of: of
-    a batch of short samples that takes seven times as long."""
-    import ray
-    import torch
-
-    ray.util.register_serializer(torch.Tensor, serializer=as_bytes, deserializer=from_bytes)
-
-
-def as_bytes(tensor: Tensor) -> tuple[bytes, torch.dtype, tuple[int, ...]]:
-    """Its numbers alone, wherever they are."""
-    import torch
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().tobytes(), tensor.dtype, tuple(tensor.shape)
-
-
-def from_bytes(sent: tuple[bytes, torch.dtype, tuple[int, ...]]) -> Tensor:
-    """A tensor of its own, on the CPU."""
-    import torch
-
-    content, dtype, shape = sent
-    if not content:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)
-
-
 def get(reference: Any) -> Any:
     """The value of `put`. Blocks until it is here."""
     import ray
@@ -400,7 +367,10 @@ def _start_ray(needs: Sequence[Needs], folder: str | None) -> None:
                     f"ray status --address {address}   or unset {ADDRESS} to start one here",
                 ) from error
             return
-        quiet |= {"num_cpus": max(os.cpu_count() or 1, sum(each.cpus for each in needs)), "_temp_dir": folder}
+        quiet |= {
+            "num_cpus": max(os.cpu_count() or 1, sum(each.cpus for each in needs)),
+            "_temp_dir": folder,
+        }
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 ray.init(address="local", include_dashboard=False, **quiet)
@@ -427,16 +397,9 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """An error as it travels: ours as it is, any other in words; what a disk refuses needs no trace."""
-
-    known: ReasonkitError | None
-    summary: str
-    trace: str
-
-
-def _as_raised(actor: Actor, doing: str, failed: _Failed) -> ReasonkitError:
+def _as_raised(actor: Actor, doing: str, failed: Failed) -> ReasonkitError:
+    if isinstance(failed.known, Broken):  # the process lives, for nothing
+        return Lost(f"{actor} is broken: {failed.known.message}", failed.known.hint)
     if failed.known is not None:
         return failed.known
     if not failed.trace:
@@ -445,126 +408,6 @@ def _as_raised(actor: Actor, doing: str, failed: _Failed) -> ReasonkitError:
             "check free space (df -h) and permissions (ls -ld), then resume from the last checkpoint",
         )
     return ReasonkitError(f"{actor} failed in {doing}: {failed.summary}\n{failed.trace}", "")
-
-
-def _failed(error: BaseException) -> tuple[str, _Failed]:
-    known = error if isinstance(error, ReasonkitError) else None
-    trace = "" if isinstance(error, OSError) else traceback.format_exc()
-    return "failed", _Failed(known, f"{type(error).__name__}: {error}", trace)
-
-
-class _Host:
-    """What runs in an actor's process, whatever it is that it holds."""
-
-    def __init__(
-        self, log: str, folder: str, path: list[str], environment: Mapping[str, str], shares: list[str]
-    ) -> None:
-        os.environ.update(environment)
-        if shares:  # Ray hides all from who takes none
-            os.environ[VISIBLE] = ",".join(shares)
-        self._shares = shares
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # a user's own modules are looked up where the run was started
-            os.chdir(folder)
-        sys.path += [each for each in path if each not in sys.path]
-        with Path(log).open("ab", buffering=0) as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        _tensors_as_bytes()
-        self._object: Any = None
-        self._ticks = 0
-
-    def _tick(self) -> None:
-        self._ticks += 1
-
-    def _here(self) -> dict[str, Any]:
-        import ray
-
-        return {
-            "host": socket.gethostname(),
-            "node": _node(),
-            "pid": os.getpid(),
-            "gpus": tuple(map(str, self._shares or ray.get_gpu_ids())),
-        }
-
-    def _free_address(self) -> str:
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return f"tcp://{_node()}:{free.getsockname()[1]}"
-
-
-def _node() -> str:
-    import ray
-
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call, unused-ignore]
-    return address
-
-
-class _WaitingHost(_Host):
-    async def where(self) -> tuple[str, Any]:
-        return "done", self._here()
-
-    async def address(self) -> tuple[str, Any]:
-        return "done", self._free_address()
-
-    async def pulse(self) -> tuple[str, Any]:
-        return "done", self._ticks
-
-    async def make(self, make: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
-        try:
-            self._object = make(*arguments)
-        except Exception as error:
-            return _failed(error)
-        return "done", None
-
-    async def call(self, method: str, options: Mapping[str, Any], *arguments: Any) -> tuple[str, Any]:
-        try:
-            return "done", await getattr(self._object, method)(*arguments, **options)
-        except Exception as error:
-            return _failed(error)
-
-
-class _WorkingHost(_Host):
-    def where(self) -> tuple[str, Any]:
-        return "done", self._here()
-
-    def address(self) -> tuple[str, Any]:
-        return "done", self._free_address()
-
-    def make(self, make: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
-        try:
-            self._object = make(self._tick, *arguments)
-        except Exception as error:
-            return _failed(error)
-        return "done", None
-
-    def call(self, method: str, options: Mapping[str, Any], *arguments: Any) -> tuple[str, Any]:
-        try:
-            return "done", getattr(self._object, method)(*arguments, **options)
-        except Exception as error:
-            return _failed(error)
-
-    def answer_pulse(self) -> tuple[str, Any]:
-        return "done", self._ticks
-
-
-def _working_actor() -> Any:
-    """Its pulse has a thread of its own beside that of the work."""
-    import ray
-
-    class Host(_WorkingHost):
-        @ray.method(concurrency_group="pulse")
-        def pulse(self) -> tuple[str, Any]:
-            return self.answer_pulse()
-
-    actor: Any = ray.remote
-    return actor(concurrency_groups={"pulse": 1})(Host)
 
 
 def _first_line(error: BaseException) -> str:

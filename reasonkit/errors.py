@@ -4,6 +4,7 @@
     ├── UsageError            exit 2   a name, flag or value that cannot be right
     │   └── ConfigError       exit 2   the same in a recipe; knows the file and line
     ├── MissingExtra          exit 1   an optional package is not installed
+    ├── Broken                exit 1   a part of the program is of no use any more; another one may be
     ├── PartlyDone            exit 3   some samples failed; everything that succeeded is on disk
     └── Stopped               exit 128 + signal, after a checkpoint
 
@@ -27,6 +28,14 @@ class ReasonkitError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Between processes it travels as it is, whatever it was made of."""
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[ReasonkitError], arguments: tuple[object, ...]) -> ReasonkitError:
+    return kind.__new__(kind, *arguments)
+
 
 class UsageError(ReasonkitError):
     exit_code = 2
@@ -43,6 +52,10 @@ class MissingExtra(ReasonkitError):
         spec = f'"reasonkit[{extra}]"'
         hint = f"pip install {spec}   or   pipx install --force {spec}   or   uv tool install --force {spec}"
         super().__init__(f"{purpose} needs the extra '{extra}', which is not installed", hint)
+
+
+class Broken(ReasonkitError):
+    """What was asked is of no use any more, whatever it is asked. Who started it may start another one."""
 
 
 class PartlyDone(ReasonkitError):

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from reasonkit.cluster import ADDRESS, VISIBLE, Actor, Cluster, Needs, gpus
+from reasonkit.cluster import ADDRESS, Actor, Cluster, Needs, gpus
+from reasonkit.cluster_host import VISIBLE
 from reasonkit.engines import Engine, Sampling
 from reasonkit.errors import UsageError
 from reasonkit.evaluate.run import Opener

@@ -5,8 +5,9 @@ renders or re-tokenises. This file is requests, life and death; vllm_start.py tu
 vllm_weights.py is the trainer's end of weight updates, vllm_shm.py the way that they take on CPUs.
 
 Nothing waits for ever: every call has a deadline, and its error says which engine was stuck at what. An engine
-whose process died, or whose update failed half-way, is broken for good: all that is in flight fails at once, and so
-does whatever comes later. Left out: images, pooling, and several replicas in one engine (start several engines).
+whose process died or hangs, or whose update failed half-way, is broken for good: its processes are ended, all that
+is in flight fails at once with the same `Broken`, and so does whatever comes later. Left out: images, pooling, and
+several replicas in one engine (start several engines).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Self, TypeVar, cast
 from reasonkit.engines import Sampling, WeightSource, check_request, cut_after
 from reasonkit.engines.vllm_start import Running, adapter_of, start
 from reasonkit.engines.vllm_weights import Sender, Transfer, checkpoint_layout
-from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.errors import Broken, ReasonkitError, UsageError
 from reasonkit.records import Completion, FinishReason, VersionSpan
 from reasonkit.seeding import derive_seed
 
@@ -30,6 +31,10 @@ T = TypeVar("T")
 
 SEQUENCES = 256
 BUCKET_MB = 256
+STALLED = 300.0
+"""Seconds without a token for any request after which vLLM hangs. So long it waits itself for a worker's step."""
+LOOKS = 10
+"""So often in that time it is looked at. Counted, and not timed: a process that was stopped itself sees one."""
 SHUTDOWN = 2.0
 """Seconds for vLLM's processes to end by themselves. They keep nothing, and are slow at ending."""
 STOP_MARGIN = 8
@@ -48,6 +53,7 @@ class VllmEngine:
         name: str,
         deadline: float,
         update_deadline: float,
+        stalled: float,
         bucket_mb: int,
         sleeps: bool,
     ) -> None:
@@ -58,6 +64,7 @@ class VllmEngine:
         self._llm = running.llm
         self._deadline = deadline
         self._update_deadline = update_deadline
+        self._stalled = stalled
         self._bucket_mb = bucket_mb
         self._sleeps = sleeps
         self._asleep = False
@@ -67,9 +74,13 @@ class VllmEngine:
         self._request_numbers = itertools.count()
         self._adapter_numbers = itertools.count(1)
         self._in_flight: dict[str, asyncio.Timeout] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._moved = False
+        self._paused = False
         self._failure: ReasonkitError | None = None
         self._closed = False
         self._adapter = None if running.adapter is None else self._numbered(running.adapter)
+        self._note_progress()
 
     @classmethod
     def from_path(
@@ -88,6 +99,7 @@ class VllmEngine:
         sleeps: bool = False,
         deadline: float = 3600.0,
         update_deadline: float = 300.0,
+        stalled: float = STALLED,
         name: str = "vllm",
     ) -> Self:
         """The engine of a Hugging Face model folder, or of a LoRA adapter's folder, with which it then samples.
@@ -102,6 +114,7 @@ class VllmEngine:
         `shm` on CPUs; null is `shm` on CPUs and `ipc` on GPUs. They come in buckets of `bucket_mb`.
         `sleeps` lets the engine hand its GPU memory to a learner on the same GPUs.
         `deadline` is how many seconds a reply may take, waiting included; `update_deadline`, a weight update.
+        `stalled` is after how many seconds without a token for any of its requests the engine is given up.
         `name` is what errors and logs call the engine.
         """
         running = start(
@@ -121,6 +134,7 @@ class VllmEngine:
             name=name,
             deadline=deadline,
             update_deadline=update_deadline,
+            stalled=stalled,
             bucket_mb=bucket_mb,
             sleeps=sleeps,
         )
@@ -136,6 +150,8 @@ class VllmEngine:
         self._check_open()
         check_request(prompt_ids, sampling, self.context)
         request = f"{self.name}-{next(self._request_numbers)}"
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(self._deadline) as scope:
                 self._in_flight[request] = scope
@@ -171,10 +187,11 @@ class VllmEngine:
                 await asyncio.wait(
                     {sending}
                 )  # until its own deadline: an engine left half-way would be useless
+                if (error := sending.exception()) is not None:
+                    self._break(str(error))
                 raise
-            finally:
-                if sending.done() and sending.exception() is not None:
-                    self._break(str(sending.exception()))
+            except Exception as error:
+                raise self._break(str(error)) from error
 
     async def sleep(self) -> None:
         """Hands its GPU memory to a learner, weights included, until the next `load_weights`. What is asked
@@ -183,7 +200,7 @@ class VllmEngine:
         if not self._sleeps:
             raise UsageError(f"{self.name} was not started to sleep", "start it with the option sleeps: true")
         await self._call("fell asleep", self._llm.sleep(level=2, mode="keep"), self._update_deadline)
-        self._asleep = True
+        self._asleep = self._paused = True
 
     async def abort(self) -> None:
         """Ends all requests in flight, each with the tokens that it has so far."""
@@ -214,6 +231,8 @@ class VllmEngine:
             )
         )
         await asyncio.sleep(0)  # they leave before what they wait on goes
+        if self._watching is not None:
+            self._watching.cancel()
         if self._sender is not None:
             self._sender.close()
         await asyncio.to_thread(self._running.end, SHUTDOWN)
@@ -261,6 +280,7 @@ class VllmEngine:
 
     async def _pause(self) -> None:
         """Requests are kept, what they remember of the old weights is not: they compute it anew from their ids."""
+        self._paused = True
         if self._asleep:
             await self._call("pause", self._llm.wake_up(["weights"]), None)
         else:
@@ -272,6 +292,7 @@ class VllmEngine:
             self._asleep = False
         else:
             await self._call("resume", self._llm.resume_generation(), None)
+        self._paused = False
 
     def _own_sender(self) -> Sender:
         if self._sender is None:
@@ -394,12 +415,38 @@ class VllmEngine:
         except EngineDeadError as error:
             raise self._break(f"{self.name} died before it {_DONE.get(doing, doing)}") from error
 
+    def _note_progress(self) -> None:
+        """vLLM tells its requests nothing before they end, so what its processes say is listened to."""
+        core = self._llm.engine_core
+        hear = core.get_output_async
+
+        async def heard() -> Any:
+            outputs = await hear()
+            self._moved = True
+            return outputs
+
+        core.get_output_async = heard
+
+    async def _watch(self) -> None:
+        """While there are requests, some of them get tokens, unless all wait for new weights."""
+        quiet = 0
+        while self._in_flight:
+            await asyncio.sleep(self._stalled / LOOKS)
+            quiet = 0 if self._moved or self._paused else quiet + 1
+            self._moved = False
+            if quiet == LOOKS:
+                self._break(
+                    f"{self.name} has had no token for any of its {len(self._in_flight)} requests for "
+                    f"{self._stalled:g} s"
+                )
+                return
+
     def _break(self, cause: str) -> ReasonkitError:
-        """The engine is of no use from here on; everything in flight fails with the cause."""
+        """The engine is of no use from here on; everything in flight fails with the cause. Its processes are ended
+        at once: one that hangs does not see that whoever started it has ended."""
         if self._failure is None:
-            self._fail_all(
-                ReasonkitError(cause, "look for vLLM's own messages above, and start the engine again")
-            )
+            self._fail_all(Broken(cause, "look for vLLM's own messages above, and start the engine again"))
+            self._running.kill()
         assert self._failure is not None
         return self._failure
 

@@ -85,13 +85,18 @@ class Running:
         import psutil  # type: ignore[import-untyped, unused-ignore]
 
         self.llm.shutdown(timeout=patience)
-        _, alive = psutil.wait_procs(self.processes, timeout=patience)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=KILLING)
-        for (
-            name
-        ) in self.segments:  # vLLM's processes hang when they end, and are killed before they remove it
+        psutil.wait_procs(self.processes, timeout=patience)
+        self.kill()
+        psutil.wait_procs(self.processes, timeout=KILLING)
+
+    def kill(self) -> None:
+        """Ends the processes without waiting for it, and removes what they would have removed."""
+        import psutil  # type: ignore[import-untyped, unused-ignore]
+
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for name in self.segments:
             with contextlib.suppress(FileNotFoundError):
                 memory = SharedMemory(name)
                 memory.close()

@@ -120,14 +120,15 @@ class ClusterTopology(Topology):
         if layout.shared:
             await self._start_ranks()  # whose GPUs are known then
             part = beside_ranks(part)
-        arguments = (str(path.resolve()), part, self.recipe.model, self._threads_each())
+        folder = str(path.resolve())
 
         async def place(number: int) -> Actor:
-            index = layout.engines[number]
+            index, name = layout.engines[number], f"engine-{number}"
             takes, shares = (Needs(), self._gpus_at(index)) if layout.shared else (None, ())
-            actor = self.cluster.place(index, f"engine-{number}", waits=True, takes=takes, shares=shares)
-            self._note(actor.name, await actor.started())
-            await actor.make(ServedEngine, *arguments)
+            actor = self.cluster.place(index, name, waits=True, takes=takes, shares=shares)
+            self._note(name, await actor.started())
+            engine = named(part, name)
+            await actor.make(ServedEngine, folder, engine, self.recipe.model, self._threads_each())
             return actor
 
         actors = await asyncio.gather(*(place(number) for number in range(len(layout.engines))))
@@ -146,10 +147,9 @@ class ClusterTopology(Topology):
     async def _start_ranks(self) -> None:
         if self._ranks:
             return
+        takes = Needs(gpus=1 if self.layout.gpus else 0)
         self._ranks = [
-            self.cluster.place(
-                place, f"learner-{rank}", waits=False, takes=Needs(gpus=1 if self.layout.gpus else 0)
-            )
+            self.cluster.place(place, f"learner-{rank}", waits=False, takes=takes)
             for rank, place in enumerate(self.layout.ranks)
         ]
         started = await asyncio.gather(*(actor.started() for actor in self._ranks))
@@ -308,6 +308,11 @@ def beside_ranks(part: Part) -> Part:
     if part.name != "vllm":
         return part
     return replace(part, options={"sleeps": True, "memory": SHARED_MEMORY, **part.options})
+
+
+def named(part: Part, name: str) -> Part:
+    """The engine as its errors are to call it, where it can be told."""
+    return replace(part, options={"name": name, **part.options}) if part.name == "vllm" else part
 
 
 def _colocates(recipe: Recipe) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasonkit.cluster import VISIBLE
+from reasonkit.cluster_host import VISIBLE
 from reasonkit.engines.names import parse_model
 from reasonkit.errors import UsageError
 from reasonkit.models import FoundModel

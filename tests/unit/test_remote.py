@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from reasonkit.cluster import HeadLost, Lost, _listens, as_bytes, from_bytes
+from reasonkit.cluster import HeadLost, Lost, _listens
+from reasonkit.cluster_host import as_bytes, from_bytes
 from reasonkit.engines import Sampling, open_engine
 from reasonkit.recipe import Part, Recipe
 from reasonkit.train.mesh import Mesh

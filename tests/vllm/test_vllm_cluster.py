@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reasonkit.rundir import RunDir, read_metrics
-from tests.cluster_runs import assert_learns, command, ray_that_says_it_has_gpus
+from tests.cluster_runs import (
+    PATIENCE,
+    STEPS,
+    Running,
+    assert_learns,
+    command,
+    ended,
+    ray_that_says_it_has_gpus,
+    uids,
+    write_runs,
+)
 from tests.micro import write_micro
 
 pytestmark = [
@@ -41,6 +52,48 @@ def test_vllm_samples_in_an_actor_from_the_weights_that_training_makes(tmp_path:
         assert row["bytes_weights"] > 0
     assert rows[0]["mismatch_kl"] < 1e-3  # it has the learner's weights; later samples lag behind
     assert_loaded(run, range(4))
+
+
+def core_of(engine: psutil.Process) -> psutil.Process:
+    """vLLM's own process, in which its model is."""
+    [core] = [each for each in engine.children(recursive=True) if "EngineCore" in each.name()]
+    return core
+
+
+def until_replaced(running: Running, pid: int) -> None:
+    running.until(lambda: running.pid("engine-0") != pid)
+
+
+def test_vllm_whose_own_process_dies_or_hangs_is_replaced_and_every_step_is_trained_once(
+    tmp_path: Path,
+) -> None:
+    """Its actor lives, and answers every pulse."""
+    write_runs(tmp_path)
+    settings = (
+        "rollout.engine={vllm: {bucket_mb: 1, stalled: 30, update_deadline: 30}}",
+        "cluster.learners=1",
+        SETTINGS[3],
+    )
+    words = [word for each in settings for word in ("--set", each)]
+    with Running(tmp_path, "async.yaml", "--out", "run", *words) as running:
+        lost: list[psutil.Process] = []
+        for step, what in ((1, "kill"), (4, "suspend")):
+            running.until_step(step)
+            engine = psutil.Process(running.pid("engine-0"))
+            core = core_of(engine)
+            lost += [engine, core]
+            getattr(core, what)()
+            until_replaced(running, engine.pid)
+        assert running.process.wait(PATIENCE) == 0, running.said()
+        for engine in lost[::2]:
+            assert f"engine-0 (process {engine.pid} on " in running.said()
+        assert running.said().count("is broken: engine-0 ") == 2
+        assert ended(lost)
+    rows = list(read_metrics(running.run.metrics))
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert max(row["failed"] for row in rows) == 0
+    command(tmp_path, "train", "here.yaml", "--out", "undisturbed")
+    assert uids(running.run) == uids(RunDir(tmp_path / "undisturbed"))
 
 
 def test_vllm_that_shares_a_gpu_with_a_rank_sleeps_wakes_and_has_the_weights_of_every_step(

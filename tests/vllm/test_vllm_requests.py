@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reasonkit.engines import Sampling
 from reasonkit.engines.vllm import VllmEngine
-from reasonkit.errors import ReasonkitError, UsageError
+from reasonkit.errors import Broken, ReasonkitError, UsageError
 from reasonkit.records import Completion, VersionSpan
 from reasonkit.train.model import load_model, load_tokenizer
 from tests.vllm.conftest import CONTEXT, Engines, Folders, Run, assert_plain
@@ -136,6 +138,33 @@ def test_requests_that_cannot_be_served_are_refused(engines: Engines, run: Run[A
         run(engines.qwen.generate([], Sampling(max_tokens=1)))
     full = run(engines.qwen.generate([4] * 5, Sampling(max_tokens=CONTEXT - 5, temperature=0)))
     assert full.finish_reason in ("length", "stop")
+
+
+def test_vllm_that_hangs_while_it_samples_is_ended_and_one_that_is_slow_is_not(
+    folders: Folders, run: Run[Any]
+) -> None:
+    engine = VllmEngine.from_path(folders.qwen, dtype="float32", context=CONTEXT, stalled=3, name="the slow")
+    processes = list(engine._running.processes)
+
+    def long_replies(seed: int) -> list[asyncio.Task[Completion]]:
+        samplings = [Sampling(max_tokens=500, seed=seed + number) for number in range(16)]
+        return [asyncio.create_task(engine.generate(PROMPT, each)) for each in samplings]
+
+    async def hang() -> None:
+        started = time.monotonic()
+        while time.monotonic() - started < 6:
+            await asyncio.gather(*long_replies(0))
+        hung = long_replies(100)
+        await asyncio.sleep(0.1)
+        processes[0].suspend()
+        failures = await asyncio.gather(*hung, return_exceptions=True)
+        [failure] = {each for each in failures if isinstance(each, Broken)}
+        assert "the slow has had no token for any of its" in failure.message
+        assert "for 3 s" in failure.message
+        assert not psutil.wait_procs(processes, timeout=30)[1]
+        await engine.close()
+
+    run(hang())
 
 
 def test_an_engine_that_cannot_start_says_why(folders: Folders, tmp_path: Path) -> None:

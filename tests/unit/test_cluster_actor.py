@@ -1,0 +1,102 @@
+"""An actor as whoever holds it sees it: what it makes of a broken object."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reasonkit.cluster import Actor, Lost
+from reasonkit.cluster_host import WaitingHost
+from reasonkit.engines.vllm import VllmEngine
+from reasonkit.errors import Broken, MissingExtra, ReasonkitError, Stopped
+
+
+def actor(**answers: Any) -> Actor:
+    """Whose process answers with what these coroutines return."""
+    handle = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
+    return Actor("engine-0", handle, Path("logs/engine-0.log"))
+
+
+async def beats(*_: Any) -> Any:
+    return "done", 0
+
+
+def test_an_object_that_is_broken_for_good_is_a_lost_actor_and_any_other_error_is_none() -> None:
+    class Holder:
+        async def fail(self, error: ReasonkitError) -> None:
+            raise error
+
+    host = WaitingHost.__new__(WaitingHost)
+    host._object = Holder()
+
+    async def run() -> None:
+        asked = actor(call=host.call)
+        with pytest.raises(Lost, match="engine-0 is broken: vLLM died"):
+            await asked.call("fail", Broken("vLLM died"))
+        with pytest.raises(ReasonkitError, match="too slow") as slow:
+            await asked.call("fail", ReasonkitError("too slow"))
+        assert not isinstance(slow.value, Lost)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error", [MissingExtra("vllm", "this"), Stopped(15, "stopped", "go on"), Broken("a", "b")]
+)
+def test_errors_travel_between_processes_as_they_are(error: ReasonkitError) -> None:
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (type(arrived), str(arrived), vars(arrived)) == (type(error), str(error), vars(error))
+
+
+class Hung(VllmEngine):
+    """An engine whose vLLM takes requests, and says nothing more."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+        running: Any = SimpleNamespace(
+            workers=1, context=99, adapter=None, kill=self.kill,
+            llm=SimpleNamespace(engine_core=SimpleNamespace(get_output_async=beats)),
+        )  # fmt: skip
+        super().__init__(
+            running, name="engine-0", deadline=60, update_deadline=60, stalled=0.1, bucket_mb=1, sleeps=False
+        )
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    async def _reply(self, *_: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def test_vllm_that_gives_no_token_to_anybody_is_broken_unless_it_waits_for_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from reasonkit.engines import Sampling
+
+    dead = SimpleNamespace(EngineDeadError=KeyError)
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", dead)
+
+    async def run() -> None:
+        engine = Hung()
+        asked = [asyncio.ensure_future(engine.generate([1], Sampling(1))) for _ in range(2)]
+        for _ in range(15):
+            await asyncio.sleep(0.02)
+            await engine._llm.engine_core.get_output_async()  # a token of somebody's
+        engine._paused = True
+        await asyncio.sleep(0.3)
+        assert not any(each.done() for each in asked)
+        engine._paused = False
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(error) for error in failed] == [Broken, Broken]
+        assert "engine-0 has had no token for any of its 2 requests for 0.1 s" in str(failed[0])
+        assert engine.killed == 1
+        with pytest.raises(Broken):
+            await engine.generate([1], Sampling(1))
+
+    asyncio.run(run())
