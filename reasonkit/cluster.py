@@ -37,6 +37,8 @@ LOGGER = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 STARTING = 300.0
 """Seconds in which an actor's process must be there: an import from a network disk, at worst."""
+MAKING = 3600.0
+"""Seconds in which it must have made what it is to hold: a large model from a slow disk, compiled for its GPUs."""
 RESERVING = 120.0
 """Seconds in which a cluster that has the devices gives them to us."""
 SILENT = 60.0
@@ -230,7 +232,11 @@ class Actor:
 
     async def started(self) -> Where:
         """Where the process is, once it is."""
-        self.where = Where(**await self._answer(self._handle.where.remote(), "starting", STARTING))
+        try:
+            self.where = Where(**await self._answer(self._handle.where.remote(), "starting", STARTING))
+        except BaseException:  # a process that holds nothing holds its place
+            self.kill()
+            raise
         return self.where
 
     async def address(self) -> str:
@@ -240,8 +246,18 @@ class Actor:
 
     async def make(self, make: Callable[..., Any], *arguments: Any) -> None:
         """`make(*arguments)` there gives the object; called with `tick` as its first argument by a host that does
-        not wait."""
-        await self._answer(self._handle.make.remote(make, arguments), "starting", None)
+        not wait. One that fails at it is ended."""
+        what = f"making its {make.__name__}"
+        making = asyncio.ensure_future(self._answer(self._handle.make.remote(make, arguments), what, MAKING))
+        try:
+            while not (await asyncio.wait({making}, timeout=SILENT / 4))[0]:
+                await self._answer(self._handle.pulse.remote(), what, SILENT)
+            making.result()
+        except BaseException:  # a process that holds nothing holds its place
+            self.kill()
+            raise
+        finally:
+            making.cancel()
 
     def begin(self, method: str, *arguments: Any, **options: Any) -> Awaitable[Any]:
         """Send a call off at once; calls of an actor that does not wait run in the order of their sending."""

@@ -6,6 +6,7 @@ out: what any of it is for.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -133,7 +134,7 @@ class WaitingHost(_Host):
 
     async def make(self, make: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
         try:
-            self._object = make(*arguments)
+            self._object = await asyncio.to_thread(make, *arguments)  # which may take minutes
         except Exception as error:
             return _failed(error)
         return "done", None

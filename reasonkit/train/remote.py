@@ -15,6 +15,7 @@ broadcast from the ranks to other machines' engines by NCCL. What is placed wher
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reasonkit.cluster import SILENT, Actor, Lost, put
+from reasonkit.cluster import SILENT, Actor, HeadLost, Lost, put
 from reasonkit.engines import Sampling, WeightSource
 from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import Recipe
@@ -45,7 +46,7 @@ LOGGER = logging.getLogger(__name__)
 UPDATE = 600.0
 """Seconds in which an engine must have loaded new weights."""
 RESTARTS = 3
-"""How often an engine may be lost between two sets of weights before the run is given up."""
+"""How often an engine may be lost between two sets of weights, and be started again, before it is given up."""
 
 
 class ActorRank(Rank):
@@ -291,13 +292,10 @@ class RemoteEngines:
             await self._wake()
         while True:
             seat = await self._free()
-            try:
+            with contextlib.suppress(Lost):
                 completion: Completion = await self._on(
                     seat, lambda actor: actor.call("generate", tuple(prompt_ids), sampling)
                 )
-            except Lost as lost:
-                self._mend(seat, lost)
-            else:
                 return completion
 
     async def load_weights(self, weights: WeightSource, version: int) -> None:
@@ -358,47 +356,51 @@ class RemoteEngines:
         while True:
             if seat.mending is not None:
                 await asyncio.shield(seat.mending)
-            try:
+            with contextlib.suppress(Lost):
                 await self._on(seat, lambda actor: actor.call("sleep", deadline=UPDATE))
-            except Lost as lost:
-                self._mend(seat, lost)
-            else:
                 return
 
     async def _free(self) -> _Seat:
-        if self._closed:
-            raise ReasonkitError("the engines are closed", "start others")
-        while not (there := [seat for seat in self._seats if seat.mending is None]):
+        """Raises where all are given up."""
+        while True:
+            if self._closed:
+                raise ReasonkitError("the engines are closed", "start others")
+            if there := [seat for seat in self._seats if seat.mending is None]:
+                return min(there, key=lambda seat: seat.in_flight)
             mending = [seat.mending for seat in self._seats if seat.mending is not None]
-            done, _ = await asyncio.wait(mending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        return min(there, key=lambda seat: seat.in_flight)
+            under_way = [task for task in mending if not task.done()]
+            if not under_way:
+                mending[0].result()
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def _on(self, seat: _Seat, ask: Callable[[Actor], Awaitable[Any]]) -> Any:
-        """What the seat's process answers, unless it is lost before."""
+        """What the seat's process answers. If it is lost before, it is being replaced when that is raised."""
+        actor = seat.actor
         seat.in_flight += 1
         if seat.watching is None or seat.watching.done():
-            seat.watching = asyncio.create_task(self._watch(seat))
+            seat.watching = asyncio.create_task(self._watch(seat, actor))
         lost = asyncio.ensure_future(seat.lost.wait())
-        asked = asyncio.ensure_future(ask(seat.actor))
+        asked = asyncio.ensure_future(ask(actor))
         try:
             await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
-                raise Lost(f"{seat.actor} was lost with {seat.in_flight} requests in flight")
+                raise Lost(f"{actor} was lost with {seat.in_flight} requests in flight")
             return asked.result()
+        except Lost as error:
+            self._mend(seat, actor, error)
+            raise
         finally:
             asked.cancel()
             lost.cancel()
             seat.in_flight -= 1
 
-    async def _watch(self, seat: _Seat) -> None:
+    async def _watch(self, seat: _Seat, actor: Actor) -> None:
         """As long as it has work, it must give signs of life."""
         while seat.in_flight:
             try:
-                await seat.actor.pulse(self._silent)
+                await actor.pulse(self._silent)
             except Lost as lost:
-                self._mend(seat, lost)
+                self._mend(seat, actor, lost)
                 return
             await asyncio.sleep(self._silent / 4)
 
@@ -407,40 +409,51 @@ class RemoteEngines:
             if seat.mending is not None:
                 await asyncio.shield(seat.mending)
                 continue
-            try:
+            with contextlib.suppress(Lost):
                 await self._on(seat, lambda actor: _load(actor, delivery))
-            except Lost as lost:
-                self._mend(seat, lost)
-            else:
                 seat.holds = delivery
                 seat.losses = 0
 
-    def _mend(self, seat: _Seat, lost: Lost) -> None:
-        """Start the engine anew, unless that is under way."""
-        if seat.mending is None and not self._closed:
+    def _mend(self, seat: _Seat, actor: Actor, lost: Lost) -> None:
+        """Start the engine anew, unless that is under way, or done: news of a death may be old."""
+        if seat.actor is actor and seat.mending is None and not self._closed:
             seat.mending = asyncio.create_task(self._start_anew(seat, lost))
 
-    async def _start_anew(self, seat: _Seat, lost: Lost) -> None:
-        seat.losses += 1
-        LOGGER.warning(
-            "%s; engine %d is started anew, and %d requests are asked again",
-            lost.message, seat.number, seat.in_flight,
-        )  # fmt: skip
+    async def _start_anew(self, seat: _Seat, lost: ReasonkitError) -> None:
         seat.lost.set()
-        seat.actor.kill()
-        if seat.losses > RESTARTS:
-            raise Lost(
-                f"engine {seat.number} was lost {seat.losses} times without new weights in between; "
-                f"the last time: {lost.message}",
-                lost.hint,
-            )
+        if seat.watching is not None:
+            seat.watching.cancel()
+        while True:
+            seat.actor.kill()
+            seat.losses += 1
+            if seat.losses > RESTARTS:
+                raise Lost(
+                    f"engine {seat.number} was lost {seat.losses} times without new weights in between; "
+                    f"the last time: {lost.message}",
+                    lost.hint,
+                )
+            LOGGER.warning(
+                "%s; engine %d is started anew, and %d requests are asked again",
+                lost.message, seat.number, seat.in_flight,
+            )  # fmt: skip
+            try:
+                await self._fill(seat)
+            except HeadLost:
+                raise
+            except ReasonkitError as error:
+                lost = error
+            else:
+                seat.lost = asyncio.Event()
+                seat.mending = None
+                return
+
+    async def _fill(self, seat: _Seat) -> None:
+        """A new process, with the newest weights."""
         seat.actor = await self._place(seat.number)
-        seat.lost = asyncio.Event()
         seat.holds = None
         if (newest := self._newest) is not None:
             await _load(seat.actor, newest)
             seat.holds = newest
-        seat.mending = None
 
 
 async def _load(actor: Actor, delivery: _Delivery) -> None:

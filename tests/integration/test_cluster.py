@@ -118,6 +118,29 @@ def test_an_engine_that_is_killed_or_stopped_is_replaced_and_its_requests_are_as
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("waits", [True, False])
+def test_an_actor_that_is_stopped_while_it_makes_its_object_is_lost_and_ended(
+    cluster: Cluster, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause(*_: object) -> None:
+        time.sleep(3600)
+
+    async def run() -> int:
+        actor = cluster.place(0, "engine-0", waits=waits)
+        where = await actor.started()
+        monkeypatch.setattr("reasonkit.cluster.SILENT", 5.0)
+        making = asyncio.ensure_future(actor.make(pause))
+        await asyncio.sleep(7)
+        assert not making.done()  # it answers, as long as it can
+        os.kill(where.pid, signal.SIGSTOP)
+        with pytest.raises(Lost, match=rf"engine-0 \(process {where.pid} .* while making its pause"):
+            await making
+        return where.pid
+
+    assert wait_gone(asyncio.run(run()))
+
+
+@pytest.mark.slow
 def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path) -> None:
     recipe = Recipe.model_validate(
         {"name": "t", "model": {"path": str(model), "context": 64}, "rollout": {"max_tokens": 16}}

@@ -1,10 +1,11 @@
-"""An actor as whoever holds it sees it: what it makes of a broken object."""
+"""An actor as whoever holds it sees it: what it makes of silence, and of a broken object."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +18,49 @@ from reasonkit.engines.vllm import VllmEngine
 from reasonkit.errors import Broken, MissingExtra, ReasonkitError, Stopped
 
 
+def thing() -> object:
+    return object()
+
+
 def actor(**answers: Any) -> Actor:
     """Whose process answers with what these coroutines return."""
     handle = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
     return Actor("engine-0", handle, Path("logs/engine-0.log"))
 
 
+async def never(*_: Any) -> Any:
+    await asyncio.Event().wait()
+
+
 async def beats(*_: Any) -> Any:
     return "done", 0
+
+
+@pytest.mark.parametrize("limit", ["SILENT", "MAKING"])
+def test_an_actor_that_hangs_while_it_makes_its_object_is_lost_and_named(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent, or alive for much too long."""
+    monkeypatch.setattr("ray.cancel", lambda *_, **__: None)
+    monkeypatch.setattr("reasonkit.cluster.SILENT", 0.05)
+    monkeypatch.setattr(f"reasonkit.cluster.{limit}", 0.1)
+    with pytest.raises(Lost, match=r"^engine-0 has not answered for 0.1 s while making its thing"):
+        asyncio.run(actor(make=never, pulse=never if limit == "SILENT" else beats).make(thing))
+
+
+def test_an_actor_answers_its_pulse_while_it_makes_its_object() -> None:
+    host = WaitingHost.__new__(WaitingHost)
+    host._ticks = 7
+    made = threading.Event()
+
+    async def run() -> None:
+        making = asyncio.ensure_future(host.make(made.wait, (60,)))
+        await asyncio.sleep(0.01)
+        assert await host.pulse() == ("done", 7)
+        made.set()
+        assert await making == ("done", None)
+
+    asyncio.run(run())
 
 
 def test_an_object_that_is_broken_for_good_is_a_lost_actor_and_any_other_error_is_none() -> None:

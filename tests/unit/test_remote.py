@@ -13,6 +13,7 @@ import torch
 from reasonkit.cluster import HeadLost, Lost, _listens
 from reasonkit.cluster_host import as_bytes, from_bytes
 from reasonkit.engines import Sampling, open_engine
+from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import Part, Recipe
 from reasonkit.train.mesh import Mesh
 from reasonkit.train.remote import RESTARTS, ActorRank, RemoteEngines
@@ -61,10 +62,84 @@ class Holding(Dying):
 
     def __init__(self) -> None:
         self.loaded: list[tuple[Any, ...]] = []
+        self.killed = False
 
     async def call(self, method: str, *arguments: Any, **_: Any) -> Any:
         if method == "load":
             self.loaded.append(arguments)
+        return method
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_replacement_that_fails_while_it_starts_or_loads_is_replaced_too() -> None:
+    async def run() -> None:
+        alive = Holding()
+        replacements = iter([ReasonkitError("vLLM could not start"), Lost("no process"), Dying(), alive])
+
+        async def place(_: int) -> Any:
+            replacement = next(replacements)
+            if isinstance(replacement, Exception):
+                raise replacement
+            return replacement
+
+        engines = RemoteEngines([Holding()], place)  # type: ignore[list-item]
+        await engines.load_weights(Parcels(("weights",), 1), version=1)
+        engines._seats[0].losses = -1  # four deaths in a row are one more than may be
+        engines._mend(engines._seats[0], engines.actors[0], Lost("dead"))
+        assert await engines.generate([1], Sampling(1)) == "generate"  # type: ignore[comparison-overlap]
+        assert engines.actors == [alive]
+        assert alive.loaded == [(1, None, "weights")]
+        await engines.close()
+
+    asyncio.run(run())
+
+
+def test_requests_fail_when_no_engine_is_left_and_not_before() -> None:
+    async def run() -> None:
+        async def place(number: int) -> Any:
+            await asyncio.sleep(0.05 * number)  # the first is given up while the second is on its way
+            return Holding() if number else Dying()
+
+        engines = RemoteEngines([Dying(), Dying()], place)  # type: ignore[list-item]
+        asked = [engines.generate([1], Sampling(1)) for _ in range(2)]
+        assert await asyncio.gather(*asked) == ["generate"] * 2
+        assert engines.lost is not None
+        assert await engines.generate([1], Sampling(1)) == "generate"  # type: ignore[comparison-overlap]
+        await engines.close()
+
+    asyncio.run(run())
+
+
+def test_old_news_of_a_process_do_not_end_its_successor() -> None:
+    class Mute(Holding):
+        """Dies while it is asked; its pulse fails when its successor is there."""
+
+        async def call(self, method: str, *_: Any, **__: Any) -> Any:
+            await asyncio.sleep(0.01)
+            raise Lost("dead")
+
+        async def pulse(self, deadline: float) -> int:
+            await asyncio.sleep(0.05)
+            raise Lost("dead")
+
+    async def run() -> None:
+        successor = Holding()
+
+        async def place(_: int) -> Any:
+            return successor
+
+        dead = Mute()
+        engines = RemoteEngines([dead], place)  # type: ignore[list-item]
+        await engines.generate([1], Sampling(1))
+        await asyncio.sleep(0.1)
+        engines._mend(engines._seats[0], dead, Lost("dead"))  # type: ignore[arg-type]
+        assert engines.actors == [successor]
+        assert not successor.killed
+        await engines.close()
+
+    asyncio.run(run())
 
 
 def test_weights_that_have_the_version_of_the_last_ones_are_loaded_too() -> None:
