@@ -19,7 +19,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from reasonkit.cluster import SILENT, Actor, HeadLost, Lost, put
 from reasonkit.engines import Sampling, WeightSource
-from reasonkit.errors import ReasonkitError
+from reasonkit.errors import Broken, ReasonkitError
 from reasonkit.recipe import Recipe
 from reasonkit.records import Completion
 from reasonkit.train.learner import StepStats
@@ -47,6 +47,8 @@ UPDATE = 600.0
 """Seconds in which an engine must have loaded new weights."""
 RESTARTS = 3
 """How often an engine may be lost between two sets of weights, and be started again, before it is given up."""
+NEWS = 30.0
+"""Seconds in which a rank's death is heard of by Ray, at the latest: its partners know at once."""
 
 
 class ActorRank(Rank):
@@ -84,7 +86,10 @@ def make_rank(
     if count == 1 and device == "cpu":
         return ActorRank.from_recipe(recipe, path, Mesh(torch.device("cpu"), tick=tick))
     parallel = dict(recipe.cluster.parallel)
-    mesh = open_mesh(rank, count, device=device, address=address, parallel=parallel, tick=tick)
+    try:
+        mesh = open_mesh(rank, count, device=device, address=address, parallel=parallel, tick=tick)
+    except torch.distributed.DistNetworkError as error:  # somebody took the port that was free, say
+        raise Broken(f"rank {rank} of {count} cannot meet the others at {address}: {error}") from error
     return ActorRank.from_recipe(recipe, path, mesh)
 
 
@@ -120,13 +125,13 @@ class RemoteLearner:
         if alone is not None:
             await alone()
         address = await actors[0].address()
-        await asyncio.gather(
-            *(
-                actor.make(make_rank, rank, len(actors), address, recipe, str(Path(path).resolve()), threads)
-                for rank, actor in enumerate(actors)
-            )
-        )
-        return cls(actors, alone=alone)
+        given = (len(actors), address, recipe, str(Path(path).resolve()), threads)
+        making = [
+            asyncio.ensure_future(actor.make(make_rank, rank, *given)) for rank, actor in enumerate(actors)
+        ]
+        learner = cls(actors, alone=alone)
+        await learner._all_of(making, asyncio.wait(making, return_when=asyncio.FIRST_EXCEPTION))
+        return learner
 
     async def step(self, batch: Batch) -> StepStats:
         return StepStats((await self._work("step", put(batch)))[0])
@@ -179,8 +184,15 @@ class RemoteLearner:
         if self._lost is not None:
             raise self._lost
         calls = [asyncio.ensure_future(actor.begin(method, *arguments, **options)) for actor in self._actors]
+        await self._all_of(calls, self._moving(calls, method))
+        return [call.result() for call in calls]
+
+    async def _all_of(self, calls: Sequence[asyncio.Future[Any]], over: Coroutine[Any, Any, Any]) -> None:
+        """`over` returns when all calls are, or when one has failed: then all of the learner has."""
         try:
-            await self._over(calls, method)
+            await over
+            if errors := [error for call in calls if call.done() and (error := call.exception())]:
+                raise await self._cause(errors, calls)
         except ReasonkitError as error:
             self._lost = error
             for actor in self._actors:  # the others would wait for it in a collective, for ever
@@ -189,18 +201,26 @@ class RemoteLearner:
         finally:
             for call in calls:
                 call.cancel()
-        return [call.result() for call in calls]
 
-    async def _over(self, calls: Sequence[asyncio.Future[Any]], method: str) -> None:
+    async def _cause(
+        self, errors: Sequence[BaseException], calls: Sequence[asyncio.Future[Any]]
+    ) -> BaseException:
+        """Whose partner dies fails too, and is often heard of before the death is, which explains it."""
+        lost = [error for error in errors if isinstance(error, Lost)]
+        if not lost:
+            silent = [actor for actor, call in zip(self._actors, calls, strict=True) if not call.done()]
+            asked = (actor.pulse(min(NEWS, self._silent)) for actor in silent)
+            signs = await asyncio.gather(*asked, return_exceptions=True)
+            lost = [sign for sign in signs if isinstance(sign, Lost)]
+        return [*lost, *errors][0]
+
+    async def _moving(self, calls: Sequence[asyncio.Future[Any]], method: str) -> None:
         ticks: list[int] = []
         moved = time.monotonic()
         every = min(self._silent, self._stalled) / 4
         while True:
             done, waiting = await asyncio.wait(calls, timeout=every, return_when=asyncio.FIRST_EXCEPTION)
-            if any(call.exception() for call in done):
-                await asyncio.wait(calls, timeout=GRACE)
-                raise _cause([call.exception() for call in calls if call.done()])
-            if not waiting:
+            if not waiting or any(call.exception() for call in done):
                 return
             now = list(await asyncio.gather(*(actor.pulse(self._silent) for actor in self._actors)))
             if now != ticks:
@@ -214,12 +234,6 @@ class RemoteLearner:
                     f"(ticks of all ranks: {ticks})",
                     "look at that process with py-spy or at its device",
                 )
-
-
-def _cause(errors: Sequence[BaseException | None]) -> BaseException:
-    """Whose partner dies fails too, so a death explains the other errors."""
-    real = [error for error in errors if error is not None]
-    return next((error for error in real if isinstance(error, Lost)), real[0])
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from reasonkit.engines import Sampling, open_engine
 from reasonkit.errors import ReasonkitError
 from reasonkit.recipe import Part, Recipe
 from reasonkit.train.mesh import Mesh
-from reasonkit.train.remote import RESTARTS, ActorRank, RemoteEngines
+from reasonkit.train.remote import RESTARTS, ActorRank, RemoteEngines, RemoteLearner
 from reasonkit.train.served import Parcels, ServedEngine
 from reasonkit.train.topology import ends_with
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -138,6 +138,45 @@ def test_old_news_of_a_process_do_not_end_its_successor() -> None:
         assert engines.actors == [successor]
         assert not successor.killed
         await engines.close()
+
+    asyncio.run(run())
+
+
+class Partner(Holding):
+    """A rank whose call fails, or never ends."""
+
+    def __init__(self, name: str, fails: bool, dies: float | None) -> None:
+        super().__init__()
+        self.name, self._fails, self._dies = name, fails, dies
+
+    async def begin(self, method: str, *_: Any, **__: Any) -> Any:
+        if not self._fails:
+            await asyncio.Event().wait()
+        raise ReasonkitError(f"{self.name}: Connection closed by peer")
+
+    async def pulse(self, deadline: float) -> int:
+        if self._dies is not None:
+            await asyncio.sleep(self._dies)
+            raise Lost(f"{self.name}: its node is dead")
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("dies", "error", "said"),
+    [(0.05, Lost, "learner-1: its node is dead"), (None, ReasonkitError, "learner-0: Connection closed")],
+)
+def test_a_death_that_is_heard_of_late_explains_the_errors_of_its_partners(
+    dies: float | None, error: type[ReasonkitError], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasonkit.train.remote.GRACE", 0.01)
+
+    async def run() -> None:
+        ranks = [Partner("learner-0", True, None), Partner("learner-1", False, dies)]
+        learner = RemoteLearner(ranks)  # type: ignore[arg-type]
+        with pytest.raises(ReasonkitError, match=said) as raised:
+            await learner.saved()
+        assert type(raised.value) is error
+        assert all(rank.killed for rank in ranks)
 
     asyncio.run(run())
 
