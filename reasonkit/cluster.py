@@ -26,13 +26,15 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasonkit.cluster_host import Failed, WaitingHost, tensors_as_bytes, working_actor
 from reasonkit.errors import Broken, ReasonkitError
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ADDRESS = "RAY_ADDRESS"
 STARTING = 300.0
@@ -41,10 +43,12 @@ MAKING = 3600.0
 """Seconds in which it must have made what it is to hold: a large model from a slow disk, compiled for its GPUs."""
 RESERVING = 120.0
 """Seconds in which a cluster that has the devices gives them to us."""
+PLACING = 60.0
+"""Seconds in which Ray's head takes note of a new actor."""
 SILENT = 60.0
 """Seconds without an answer to its pulse after which a process is taken for lost."""
 HEAD_SILENT = 20.0
-"""Seconds without a connection to Ray's own processes after which they are taken for lost. After a minute Ray would
+"""Seconds without an answer of Ray's own processes after which they are taken for lost. After a minute Ray would
 end this process, without a word to anybody."""
 ATTEMPTS = 5
 """How often a Ray of our own is started: one that takes over half a minute gives up, on a busy machine."""
@@ -96,7 +100,7 @@ class Cluster:
             self.close()
             raise
 
-    def place(
+    async def place(
         self,
         index: int,
         name: str,
@@ -109,11 +113,24 @@ class Cluster:
         coroutines, side by side; any other runs them one after the other in a thread. `shares` are GPUs that
         others of the place have been given, and that it sees too."""
         import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         if self._gone is not None:
             raise self._gone
-        takes = takes or self._needs[index]
+        log = self._logs / f"{name}.log"
+        start = partial(self._start, index, name, log, waits, takes or self._needs[index], list(shares))
+        try:
+            handle = await _aside(start, PLACING)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            raise Lost(f"Ray's head has not taken {name} within {PLACING:g} s", "ray status") from error
+        actor = Actor(name, handle, log)
+        self._actors.append(actor)
+        return actor
+
+    def _start(self, index: int, name: str, log: Path, waits: bool, takes: Needs, shares: list[str]) -> Any:
+        """Blocks until Ray's head has heard of it."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
         options: dict[str, Any] = {
             "name": f"{name}-{os.getpid()}-{len(self._actors)}",
             "num_cpus": takes.cpus,
@@ -125,40 +142,34 @@ class Cluster:
             ),
         }
         kind = ray.remote(WaitingHost) if waits else working_actor()
-        log = self._logs / f"{name}.log"
         environment = {
             variable: os.environ[variable]
             for variable in ("OMP_NUM_THREADS", "PYTHONPATH", "REASONKIT_DEBUG")
             if variable in os.environ
         }
-        handle = kind.options(**options).remote(
-            str(log), str(Path.cwd()), list(sys.path), environment, list(shares)
-        )
-        actor = Actor(name, handle, log)
-        self._actors.append(actor)
-        return actor
+        return kind.options(**options).remote(str(log), str(Path.cwd()), list(sys.path), environment, shares)
 
     async def watch(self) -> None:
         """Runs until Ray's own processes, on its head and on this machine, cannot be reached: a HeadLost."""
         import ray
+        from ray._raylet import GcsClient  # type: ignore[attr-defined, unused-ignore]
 
         context = ray.get_runtime_context()
+        head = GcsClient(address=context.gcs_address)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call, unused-ignore]
         here = next(node for node in nodes if node["NodeID"] == context.get_node_id())
-        head, _, port = context.gcs_address.rpartition(":")
-        ports = {
-            "Ray's head": (head, int(port)),
-            "Ray's daemon on this machine": (here["NodeManagerAddress"], here["NodeManagerPort"]),
+        host, port = here["NodeManagerAddress"], here["NodeManagerPort"]
+        asked: dict[str, Callable[[], Awaitable[bool]]] = {
+            f"Ray's head ({context.gcs_address})": partial(_answers, head),
+            f"Ray's daemon on this machine ({host}:{port})": partial(_listens, host, port),
         }
-        heard = dict.fromkeys(ports, time.monotonic())
+        heard = dict.fromkeys(asked, time.monotonic())
         while True:
-            for name, (host, number) in ports.items():
-                if await _listens(host, number):
+            for name, ask in asked.items():
+                if await ask():
                     heard[name] = time.monotonic()
                 elif time.monotonic() - heard[name] > HEAD_SILENT:
-                    raise self._lose(
-                        f"{name} ({host}:{number}) has not taken a connection for {HEAD_SILENT:g} s"
-                    )
+                    raise self._lose(f"{name} has not answered for {HEAD_SILENT:g} s")
             await asyncio.sleep(HEAD_SILENT / 10)
 
     def _lose(self, message: str) -> HeadLost:
@@ -338,6 +349,38 @@ def gpus() -> int:
             return int(_resources().get("GPU", 0))
         finally:
             ray.shutdown()
+
+
+async def _aside(work: Callable[[], T], deadline: float) -> T:
+    """In a thread that may hang: neither the event loop waits for it, nor the interpreter when it ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(how: Callable[[Any], None], what: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be over
+            loop.call_soon_threadsafe(lambda: None if done.done() else how(what))
+
+    def carry_out() -> None:
+        try:
+            tell(done.set_result, work())
+        except Exception as error:  # for whoever waits
+            tell(done.set_exception, error)
+
+    threading.Thread(target=carry_out, daemon=True).start()
+    async with asyncio.timeout(deadline):
+        return await done
+
+
+async def _answers(head: Any) -> bool:
+    """Whether Ray's head does more than take connections: these the kernel takes for it."""
+    import ray
+
+    wait = HEAD_SILENT / 4
+    try:
+        await _aside(lambda: head.check_alive([], timeout=wait), wait * 2)
+    except (TimeoutError, ray.exceptions.RayError):
+        return False
+    return True
 
 
 async def _listens(host: str, port: int) -> bool:

@@ -160,7 +160,7 @@ class _Placed:
         taken, self._free = self._free[: found.engines], self._free[found.engines :]
 
         async def place(number: int) -> Actor:
-            actor = self._cluster.place(taken[number], f"engine-{taken[number]}", waits=True)
+            actor = await self._cluster.place(taken[number], f"engine-{taken[number]}", waits=True)
             await actor.started()
             await actor.make(PlacedEngine, here, share, self._threads)
             return actor

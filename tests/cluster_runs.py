@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,12 +156,12 @@ class Running:
         """All that it has started, Ray's own processes too."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str, sign: int = signal.SIGKILL) -> None:
         """Those of its family that are called so."""
         found = [each for each in self.family() if each.name() == name]
         assert found, [each.name() for each in self.family()]
         for each in found:
-            each.kill()
+            each.send_signal(sign)
 
     def __enter__(self) -> Running:
         return self

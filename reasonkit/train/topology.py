@@ -125,7 +125,7 @@ class ClusterTopology(Topology):
         async def place(number: int) -> Actor:
             index, name = layout.engines[number], f"engine-{number}"
             takes, shares = (Needs(), self._gpus_at(index)) if layout.shared else (None, ())
-            actor = self.cluster.place(index, name, waits=True, takes=takes, shares=shares)
+            actor = await self.cluster.place(index, name, waits=True, takes=takes, shares=shares)
             self._note(name, await actor.started())
             engine = named(part, name)
             await actor.make(ServedEngine, folder, engine, self.recipe.model, self._threads_each())
@@ -149,7 +149,7 @@ class ClusterTopology(Topology):
             return
         takes = Needs(gpus=1 if self.layout.gpus else 0)
         self._ranks = [
-            self.cluster.place(place, f"learner-{rank}", waits=False, takes=takes)
+            await self.cluster.place(place, f"learner-{rank}", waits=False, takes=takes)
             for rank, place in enumerate(self.layout.ranks)
         ]
         started = await asyncio.gather(*(actor.started() for actor in self._ranks))

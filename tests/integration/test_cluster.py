@@ -68,7 +68,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 async def engines_of(cluster: Cluster, model: Path, silent: float) -> RemoteEngines:
     async def place(number: int) -> Actor:
-        actor = cluster.place(2 + number, f"engine-{number}", waits=True)
+        actor = await cluster.place(2 + number, f"engine-{number}", waits=True)
         await actor.started()
         await actor.make(ServedEngine, str(model), *ENGINE)
         return actor
@@ -126,7 +126,7 @@ def test_an_actor_that_is_stopped_while_it_makes_its_object_is_lost_and_ended(
         time.sleep(3600)
 
     async def run() -> int:
-        actor = cluster.place(0, "engine-0", waits=waits)
+        actor = await cluster.place(0, "engine-0", waits=waits)
         where = await actor.started()
         monkeypatch.setattr("reasonkit.cluster.SILENT", 5.0)
         making = asyncio.ensure_future(actor.make(pause))
@@ -147,7 +147,7 @@ def test_a_lost_rank_ends_the_learner_and_is_named(cluster: Cluster, model: Path
     )
 
     async def run(sign: int) -> None:
-        actors = [cluster.place(rank, f"learner-{rank}", waits=False) for rank in range(2)]
+        actors = [await cluster.place(rank, f"learner-{rank}", waits=False) for rank in range(2)]
         for actor in actors:
             await actor.started()
         await RemoteLearner.on(actors, recipe, model, 1)

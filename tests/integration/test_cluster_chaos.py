@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,17 +49,18 @@ def digits(record, rollout, verdict):
 '''
 
 
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_run_whose_ray_loses_its_head_says_so_leaves_nothing_behind_and_is_resumed(
-    tmp_path: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
+    sign: int, tmp_path: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself would end the run's process after a minute, without a word."""
+    """Ray itself would end the run's process after a minute, without a word; or never, where its head hangs."""
     write_runs(tmp_path)
     (tmp_path / "micro_reward.py").write_text(SLOW_REWARD)
     monkeypatch.setenv(PAUSE, "0.25")  # so that the run is not over before it knows
     with Running(tmp_path, "async.yaml", "--out", "run") as running:
         running.until_step(2)
         family = running.family()
-        running.kill("gcs_server")
+        running.kill("gcs_server", sign)
         assert running.process.wait(PATIENCE) == 1, running.said()
         last = running.said()[running.said().rindex("error:") :]
         assert "Ray's head" in last

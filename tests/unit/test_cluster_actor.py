@@ -1,4 +1,4 @@
-"""An actor as whoever holds it sees it: what it makes of silence, and of a broken object."""
+"""An actor as whoever holds it sees it: what it makes of silence, of a broken object, and of a Ray that hangs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import pickle
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from reasonkit.cluster import Actor, Lost
+from reasonkit.cluster import Actor, Cluster, Lost, _answers, _aside
 from reasonkit.cluster_host import WaitingHost
 from reasonkit.engines.vllm import VllmEngine
 from reasonkit.errors import Broken, MissingExtra, ReasonkitError, Stopped
@@ -136,3 +137,42 @@ def test_vllm_that_gives_no_token_to_anybody_is_broken_unless_it_waits_for_weigh
             await engine.generate([1], Sampling(1))
 
     asyncio.run(run())
+
+
+def test_a_head_that_takes_connections_and_no_requests_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reasonkit.cluster.HEAD_SILENT", 0.2)
+    let_go = threading.Event()
+    hung = SimpleNamespace(check_alive=lambda nodes, timeout: let_go.wait(60))
+
+    async def run() -> None:
+        assert not await _answers(hung)
+        assert await _answers(SimpleNamespace(check_alive=lambda nodes, timeout: []))
+
+    started = time.monotonic()
+    asyncio.run(run())
+    let_go.set()
+    assert time.monotonic() - started < 10
+
+
+def test_what_is_done_aside_returns_or_raises_what_it_does() -> None:
+    async def run() -> None:
+        assert await _aside(lambda: 3, 60) == 3
+        with pytest.raises(KeyError):
+            await _aside(lambda: {}["a"], 60)
+
+    asyncio.run(run())
+
+
+def test_a_head_that_hangs_holds_up_a_placement_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasonkit.cluster.PLACING", 0.1)
+    let_go = threading.Event()
+    cluster = Cluster.__new__(Cluster)
+    cluster._gone, cluster._logs, cluster._actors = None, tmp_path, []
+    monkeypatch.setattr(cluster, "_start", lambda *_: let_go.wait(60))
+    with pytest.raises(Lost, match=r"has not taken engine-0 within 0.1 s"):
+        asyncio.run(cluster.place(0, "engine-0", waits=True, takes=object()))  # type: ignore[arg-type]
+    let_go.set()
