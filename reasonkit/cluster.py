@@ -18,10 +18,8 @@ import atexit
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -32,6 +30,7 @@ from typing import Any, TypeVar
 
 from reasonkit.cluster_host import Failed, WaitingHost, tensors_as_bytes, working_actor
 from reasonkit.errors import Broken, ReasonkitError
+from reasonkit.ray_folder import RayFolder
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,12 +87,12 @@ class Cluster:
         self._fewer = fewer
         self._logs = logs.resolve()
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._folder = None if os.environ.get(ADDRESS) else tempfile.mkdtemp(prefix="ray-")
+        self._folder = None if os.environ.get(ADDRESS) else RayFolder()
         self._actors: list[Actor] = []
         self._group: Any = None
         self._gone: HeadLost | None = None
         try:
-            _start_ray(self._needs, self._folder)
+            _start_ray(self._needs, None if self._folder is None else self._folder.path)
             tensors_as_bytes()
             self._reserve()
         except BaseException:
@@ -177,7 +176,7 @@ class Cluster:
         for actor in self._actors:
             actor.lost = self._gone
         # Ray would wait for its head, and then crash. The reaper that it has for this case ends its processes.
-        atexit.register(_leave)
+        atexit.register(_leave, self._folder)
         return self._gone
 
     def close(self) -> None:
@@ -195,7 +194,7 @@ class Cluster:
             with _own_signals():
                 ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _reserve(self) -> None:
         import ray
@@ -393,7 +392,9 @@ async def _listens(host: str, port: int) -> bool:
     return True
 
 
-def _leave() -> None:
+def _leave(folder: RayFolder | None) -> None:
+    if folder is not None:
+        folder.remove()
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
@@ -407,7 +408,7 @@ def _resources() -> dict[str, float]:
     return there
 
 
-def _start_ray(needs: Sequence[Needs], folder: str | None) -> None:
+def _start_ray(needs: Sequence[Needs], folder: Path | None) -> None:
     import ray
 
     if ray.is_initialized():
@@ -428,7 +429,7 @@ def _start_ray(needs: Sequence[Needs], folder: str | None) -> None:
             return
         quiet |= {
             "num_cpus": max(os.cpu_count() or 1, sum(each.cpus for each in needs)),
-            "_temp_dir": folder,
+            "_temp_dir": str(folder),
         }
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +50,17 @@ def digits(record, rollout, verdict):
 '''
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, with a short name: Ray has its sockets there."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_run_whose_ray_loses_its_head_says_so_leaves_nothing_behind_and_is_resumed(
-    sign: int, tmp_path: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
+    sign: int, tmp_path: Path, temporary: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself would end the run's process after a minute, without a word; or never, where its head hangs."""
     write_runs(tmp_path)
@@ -66,6 +75,7 @@ def test_a_run_whose_ray_loses_its_head_says_so_leaves_nothing_behind_and_is_res
         assert "Ray's head" in last
         assert "reasonkit train --resume" in last
         assert ended(family)
+    assert list(temporary.glob("ray-*")) == []
     assert running.run.info()["state"] == "failed"
     monkeypatch.delenv(PAUSE)
     command(tmp_path, "train", "--resume", "run")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +20,7 @@ from reasonkit.cluster import Actor, Cluster, Lost, _answers, _aside
 from reasonkit.cluster_host import WaitingHost
 from reasonkit.engines.vllm import VllmEngine
 from reasonkit.errors import Broken, MissingExtra, ReasonkitError, Stopped
+from reasonkit.ray_folder import RayFolder, sweep
 
 
 def thing() -> object:
@@ -176,3 +180,35 @@ def test_a_head_that_hangs_holds_up_a_placement_and_nobody_else(
     with pytest.raises(Lost, match=r"has not taken engine-0 within 0.1 s"):
         asyncio.run(cluster.place(0, "engine-0", waits=True, takes=object()))  # type: ignore[arg-type]
     let_go.set()
+
+
+OWNER = """
+import os, sys
+from reasonkit.ray_folder import RayFolder
+folder = RayFolder()
+print(folder.path, flush=True)
+sys.stdin.read()
+os._exit(1)
+"""
+
+
+def test_the_folder_of_a_ray_goes_with_its_owner_or_when_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "ray-of-another").mkdir()  # that says nothing of its owner
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], env={**os.environ, "TMPDIR": str(tmp_path)}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        mine = RayFolder()
+        assert theirs.is_dir()
+        assert mine.path.is_dir()
+        other.kill()
+    sweep()
+    assert not theirs.exists()
+    assert mine.path.is_dir()
+    mine.remove()
+    assert [each.name for each in tmp_path.iterdir()] == ["ray-of-another"]
