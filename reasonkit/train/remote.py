@@ -426,7 +426,7 @@ class RemoteEngines:
             with contextlib.suppress(Lost):
                 await self._on(seat, lambda actor: _load(actor, delivery))
                 seat.holds = delivery
-                seat.losses = 0
+        seat.losses = 0
 
     def _mend(self, seat: _Seat, actor: Actor, lost: Lost) -> None:
         """Start the engine anew, unless that is under way, or done: news of a death may be old."""

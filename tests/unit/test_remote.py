@@ -96,6 +96,28 @@ def test_a_replacement_that_fails_while_it_starts_or_loads_is_replaced_too() -> 
     asyncio.run(run())
 
 
+def test_an_engine_that_is_lost_within_every_update_is_brought_back_every_time() -> None:
+    class Once(Holding):
+        """It dies of its second weights."""
+
+        async def call(self, method: str, *arguments: Any, **_: Any) -> Any:
+            if method == "load" and self.loaded:
+                raise Lost("dead")
+            return await super().call(method, *arguments)
+
+    async def run() -> None:
+        async def place(_: int) -> Any:
+            return Once()
+
+        engines = RemoteEngines([Once()], place)  # type: ignore[list-item]
+        for version in range(RESTARTS + 3):
+            await engines.load_weights(Parcels(("weights",), 1), version)
+        assert engines.lost is None
+        await engines.close()
+
+    asyncio.run(run())
+
+
 def test_requests_fail_when_no_engine_is_left_and_not_before() -> None:
     async def run() -> None:
         async def place(number: int) -> Any:
