@@ -56,7 +56,7 @@ def engine_processes() -> list[psutil.Process]:
     return [
         each
         for each in children
-        if each.cmdline()[:1] == ["ray::_WaitingHost"] or "_WaitingHost" in each.name()
+        if each.cmdline()[:1] == ["ray::WaitingHost"] or "WaitingHost" in each.name()
     ]
 
 
