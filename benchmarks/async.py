@@ -3,10 +3,9 @@
     python benchmarks/async.py [--steps 60] [--staleness 0 1 4] [--recipe tiny-async] [--warm RUN/warm]
 
 A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
-rank and one engine as actors. Half of the problems take two steps and a few take twelve, so that lengths have a long
-tail; the warm-up's gate looks at the usual ones alone.
-With as many cores as processes the gain is what overlaps; on fewer cores the two sides take them from each other,
-and the table shows that too. Held-out accuracy is sampled / greedy, before training and after it.
+rank and one engine as actors. Half of the problems take two steps and a few take twelve, so that lengths have a
+long tail; the warm-up's gate looks at the usual ones alone. With as many cores as processes the gain is what
+overlaps; on fewer cores the two sides take them from each other, and the table shows that too. Held-out accuracy is sampled / greedy, before training and after it.
 """
 
 from __future__ import annotations
