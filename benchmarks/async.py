@@ -5,7 +5,8 @@
 A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
 rank and one engine as actors. Half of the problems take two steps and a few take twelve, so that lengths have a
 long tail; the warm-up's gate looks at the usual ones alone. With as many cores as processes the gain is what
-overlaps; on fewer cores the two sides take them from each other, and the table shows that too. Held-out accuracy is sampled / greedy, before training and after it.
+overlaps; on fewer cores the two sides take them from each other, and the table shows that too. Held-out accuracy is
+sampled / greedy, before training and after it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def row(folder: Path, recipe: str, staleness: int, steps: int) -> list[str]:
         side: sum(each[f"time_idle_{side}"] * each["seconds_step"] for each in steady) / wall
         for side in ("learner", "engines")
     }
-    mismatch = [each["mismatch_kl"] for each in steady if "mismatch_kl" in each]  # not where nothing was learned
+    mismatch = [
+        each["mismatch_kl"] for each in steady if "mismatch_kl" in each
+    ]  # not where nothing was learned
     lengths = [each["length_max"] / max(each["length_mean"], 1) for each in steady]
     return [
         str(staleness),
