@@ -4,7 +4,7 @@
 
 A run each of the same recipe from the same warmed-up model, nothing else changed; `tiny-async` has one learner
 rank and one engine as actors. Half of the problems take two steps and a few take twelve, so that lengths have a
-long tail; the warm-up's gate looks at the usual ones alone. With as many cores as processes the gain is what
+long tail; the warm-up's gate looks at the shorter ones alone. With as many cores as processes the gain is what
 overlaps; on fewer cores the two sides take them from each other, and the table shows that too. Held-out accuracy is
 sampled / greedy, before training and after it.
 """
@@ -25,13 +25,20 @@ from reasonkit.rundir import RunDir, read_metrics
 
 SKIPPED = 3
 """First steps, in which the buffer fills and caches are cold."""
-OPERATIONS = [2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 5, 6, 9, 12]
+OPERATIONS = [2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 9, 12]
 TAILED = f"""\
 model: {{context: 128}}
 rollout: {{max_tokens: 96}}
 data:
   train: [{{name: arithmetic_chain, size: 1024, options: {{operations: {OPERATIONS}}}}}]
   held_out: [{{name: arithmetic_chain, size: 256, options: {{operations: {OPERATIONS}}}}}]
+"""
+COPYING = """\
+from reasonkit.data.sources.arithmetic_chain import copies_rightly
+
+
+def rightly(record, reply):
+    return record.metadata["operations"] > 4 or copies_rightly(record, reply)
 """
 
 
@@ -102,8 +109,9 @@ def main() -> None:
         folder = Path(made)
         (folder / "tailed.yaml").write_text(f"_base_: {given.recipe}\n{TAILED}")
         if given.warm is None:
-            usual = "data.held_out=[{name: arithmetic_chain, size: 256}]"
-            train(folder, "tailed.yaml", "first", "train.steps=1", usual)
+            (folder / "tailed.py").write_text(COPYING)
+            shorter = "data.held_out=[{name: arithmetic_chain, size: 256}]"
+            train(folder, "tailed.yaml", "first", "train.steps=1", shorter, "warmup.copying=tailed:rightly")
         warm = given.warm.resolve() if given.warm else folder / "first" / "warm"
         (folder / "warmed.yaml").write_text(
             f"_base_: tailed.yaml\nmodel: {{path: {warm}, init: null}}\nwarmup: null\n"
