@@ -104,10 +104,10 @@ def test_an_engine_stopped_for_longer_than_its_deadline_is_replaced_and_the_run_
     accounted_for(running.run, undisturbed)
 
 
-def test_a_run_that_ray_ends_is_listed_as_killed_and_is_resumed(
+def test_a_run_whose_ray_loses_its_daemon_is_known_to_have_ended_and_is_resumed(
     tmp_path: Path, undisturbed: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray ends the command when its daemon is gone: nobody is left to write down the state."""
+    """Either the command hears first that its actors are gone, or Ray ends it, and nobody writes down the state."""
     write_runs(tmp_path)
     (tmp_path / "micro_reward.py").write_text(SLOW_REWARD)
     monkeypatch.setenv(PAUSE, "0.25")
@@ -122,7 +122,9 @@ def test_a_run_that_ray_ends_is_listed_as_killed_and_is_resumed(
         [sys.executable, "-m", "reasonkit", "list", "runs", "--json"],
         cwd=tmp_path, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert [row["state"] for row in json.loads(listed.stdout)] == ["killed"]
+    [row] = json.loads(listed.stdout)
+    assert row["state"] in ("killed", "failed")
+    assert row["state"] == "killed" or "reasonkit train --resume" in running.said()
     command(tmp_path, "train", "--resume", "runs/run")
     accounted_for(running.run, undisturbed)
 
