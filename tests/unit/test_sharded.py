@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from reasonkit.advantages import grpo, ppo
 from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.losses import LOSSES
-from reasonkit.recipe import LossConfig, Recipe, TrainConfig
+from reasonkit.recipe import LossConfig, TrainConfig
 from reasonkit.records import Group
 from reasonkit.train.critic import CriticSettings
 from reasonkit.train.mesh import Mesh, check_parallel, shares
@@ -28,7 +27,7 @@ from reasonkit.train.ulysses import Neighbours
 from tests.learners import local_learner
 from tests.rollout_batches import random_groups
 from tests.sharded_bench import VOCABULARY, Bench, make_bench
-from tests.tiny_models import SHAPES, Shape, tiny_model, tiny_tokenizer
+from tests.tiny_models import SHAPES, Shape, tiny_model
 
 GROUPS = random_groups(VOCABULARY)
 EVERYTHING = {"entropy": 0.05, "kl": 0.1}
@@ -338,22 +337,24 @@ def test_the_rank_that_others_wait_for_is_named(how: str, said: str) -> None:
         ranks.close()
 
 
-def test_what_is_being_saved_is_finished_before_the_learner_ends(tmp_path: Path) -> None:
-    model, tokenizer = tiny_model("llama", VOCABULARY), tiny_tokenizer()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    recipe = Recipe.model_validate(
-        {
-            "name": "two",
-            "model": {"path": str(tmp_path / "model"), "context": 64},
-            "rollout": {"max_tokens": 16},
-        }
-    )
+class Told:
+    """Stands for Ranks: what they are asked, in order."""
 
-    async def run() -> None:
-        learner = ShardedLearner.from_recipe(recipe, tmp_path / "model", 2, threads=1)
-        await learner.save(tmp_path / "step_0", {"step": 0})
-        await learner.close()
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+        self.asked: list[str] = []
 
-    asyncio.run(run())
-    assert json.loads((tmp_path / "step_0" / "state.json").read_text()) == {"step": 0}
+    def call(self, method: str) -> None:
+        self.asked.append(method)
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+@pytest.mark.parametrize(("broken", "asked"), [(False, ["saved", "close"]), (True, ["close"])])
+def test_what_is_being_saved_is_finished_before_the_ranks_end_unless_one_is_lost(
+    broken: bool, asked: list[str]
+) -> None:
+    ranks: Any = Told(broken)
+    asyncio.run(ShardedLearner(ranks).close())
+    assert ranks.asked == asked
