@@ -131,12 +131,12 @@ class RunDir:
             yield
 
     def is_held(self) -> bool:
-        """Whether a process, other than the one that asks, trains this run."""
+        """Whether a process, other than the one that asks, trains this run, or may: not every disk can tell."""
         with contextlib.suppress(FileNotFoundError), (self.path / "lock").open() as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                return error.errno in HELD
+            except OSError:
+                return True
         return False
 
     def remove_leftovers(self) -> None:

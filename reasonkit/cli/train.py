@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasonkit.errors import UsageError
+from reasonkit.errors import ReasonkitError, UsageError
 
 if TYPE_CHECKING:
     from reasonkit.rundir import RunDir
@@ -99,7 +99,7 @@ def _run(
                 if resume is None
                 else resume_run(folder, observer, restarts, overrides)
             )
-        except UsageError:
+        except ReasonkitError:
             with suppress(OSError):
                 folder.path.rmdir()  # refused before it held anything
             raise
@@ -123,7 +123,6 @@ def _already_finished(folder: RunDir, overrides: list[str]) -> Outcome:
 def _dry_run(name: str, overrides: list[str], json_: bool) -> None:
     from reasonkit.cli.output import emit_json, print_table, say
     from reasonkit.config import resolve_recipe
-    from reasonkit.errors import ReasonkitError
     from reasonkit.train.dryrun import dry_run
 
     found = dry_run(resolve_recipe(name, overrides).recipe)

@@ -79,6 +79,7 @@ def test_the_undisturbed_run_learns_something(undisturbed: RunDir) -> None:
     ("place", "hit"),
     [
         ("in a rollout", 12 + 2 * 24 + 12 + 5),
+        ("in an optimizer update", 3),  # of the first step: what is known of step 0 is in the folder alone
         ("in an optimizer update", 18),
         ("in the optimizer", 15),
         ("while a checkpoint is written", 3),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from reasonkit.errors import ConfigError, ReasonkitError
 from reasonkit.recipe import Recipe
 from reasonkit.records import Completion, Group, Message, Record, Rollout, Segment, Verdict, VersionSpan
 from reasonkit.rollouts import Draw
+from reasonkit.rundir import RunDir, write_json
 from reasonkit.train.ahead import Ahead, Clock, Metered, differ, staleness
 from reasonkit.train.run import Run
 from reasonkit.train.topology import check_topology, counts
@@ -285,21 +287,44 @@ async def copied(weights: Any) -> Any:
     return weights
 
 
+def run_of(settings: Recipe, engine: Any, learner: Any, folder: Any = None) -> Run:
+    """A run of which there is only what concerns its boundaries."""
+    absent: Any = dict.fromkeys(("rollouts", "advantage", "look_at_tasks", "wanted", "collapse"))
+    buffer: Any = ahead(Sampler(), settings)
+    journal: Any = SimpleNamespace(seconds=0.0)
+    return Run(
+        **absent, recipe=settings, folder=folder, ahead=buffer, learner=learner, engine=engine, detach=copied,
+        clock=Clock(Metered(engine)), held_out=[], journal=journal, judge=buffer.judge,
+    )  # fmt: skip
+
+
+def test_the_best_checkpoint_stays_until_a_better_one_is_whole(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    for step, accuracy in enumerate((0.5, 0.1, 0.1, 0.9), start=1):
+        write_json(folder.evaluation(step), {"sampled": {"accuracy": accuracy}})
+    for step in (1, 2, 3):
+        folder.checkpoint(step).mkdir(parents=True)
+
+    async def begin(path: Path, state: Any) -> None:
+        """It is being written."""
+
+    run = run_of(recipe(checkpoint={"keep": 1}), Slow(), SimpleNamespace(save=begin), folder)
+    run.step = 4
+    run.read_scores()
+    asyncio.run(run.checkpoint())
+    assert folder.checkpoints() == [1, 3]
+    folder.checkpoint(4).mkdir()
+    asyncio.run(run.checkpoint())
+    assert folder.checkpoints() == [4]
+
+
 @pytest.mark.parametrize(("lag", "held_up"), [(0, True), (1, False)])
 def test_the_learner_goes_on_while_weights_travel_if_it_may_be_ahead(lag: int, held_up: bool) -> None:
     """Nobody waits for them but the batch that must not be older, and the weights of the next step."""
 
     async def walk_on() -> None:
         settings, engine = recipe(rollout={"max_staleness": lag}), Doorkeeper()
-        others: Any = dict.fromkeys(
-            ("folder", "rollouts", "advantage", "journal", "look_at_tasks", "wanted", "collapse")
-        )
-        learner: Any = SimpleNamespace(weights=list)
-        buffer: Any = ahead(Sampler(), settings)
-        run = Run(
-            **others, recipe=settings, ahead=buffer, learner=learner, engine=engine, detach=copied,
-            clock=Clock(Metered(engine)), held_out=[], judge=buffer.judge,
-        )  # fmt: skip
+        run = run_of(settings, engine, SimpleNamespace(weights=list))
         syncing = asyncio.create_task(run.sync(1))
         await asyncio.sleep(0.05)
         assert syncing.done() is not held_up
