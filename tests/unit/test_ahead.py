@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -296,6 +297,18 @@ def run_of(settings: Recipe, engine: Any, learner: Any, folder: Any = None) -> R
         **absent, recipe=settings, folder=folder, ahead=buffer, learner=learner, engine=engine, detach=copied,
         clock=Clock(Metered(engine)), held_out=[], journal=journal, judge=buffer.judge,
     )  # fmt: skip
+
+
+def test_a_steps_clock_begins_with_the_step() -> None:
+    async def walk_on() -> None:
+        run = run_of(recipe(), Slow(), None)
+        began = time.monotonic()
+        await asyncio.sleep(0.02)  # a validation, say
+        await run.sample(1)
+        step = run.clock.read(0.0)["seconds_step"]
+        assert time.monotonic() - began - step >= 0.02
+
+    asyncio.run(walk_on())
 
 
 def test_the_best_checkpoint_stays_until_a_better_one_is_whole(tmp_path: Path) -> None:
